@@ -1,0 +1,318 @@
+"""The seams: what one part may expect of another. Implementations live elsewhere; tests share one suite per port.
+
+Everything async runs on the one event loop. Blocking work (decoding, SQLite, stashapp-tools) sits behind
+these ports in threads of its own, so that the loop is never held up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from haven_vlm.facts import (
+    Answer,
+    Frame,
+    Glimpse,
+    Kind,
+    Marker,
+    MarkerDraft,
+    Medium,
+    Prompt,
+    Question,
+    Sample,
+    TagRef,
+    VideoInfo,
+    Wish,
+)
+
+# --- pictures -------------------------------------------------------------------------------------------------
+
+
+class FrameSource(AbstractContextManager["FrameSource"], Protocol):
+    """An open video. Blocking, not thread-safe: one owner, one worker thread."""
+
+    @property
+    def info(self) -> VideoInfo: ...
+
+    @property
+    def bad_frames(self) -> int:
+        """Pictures that could not be decoded, or were flagged as damaged, so far."""
+        ...
+
+    def frames(self, wanted_ms: Iterable[int], *, snap_ms: int = 0) -> Iterator[Frame]:
+        """Yield, for each wanted time in ascending order, the frame on screen then.
+
+        A time at which nothing can be decoded is left out. With `snap_ms` a keyframe within that many
+        milliseconds may stand in. May be called again with earlier times: the file stays open.
+
+        Raises:
+            MediaUnreadable: nothing (more) of the medium can be decoded.
+        """
+        ...
+
+    def survey(self) -> Iterator[Glimpse]:
+        """Yield a cheap look at every keyframe, ascending."""
+        ...
+
+
+class FrameReader(AbstractAsyncContextManager["FrameReader"], Protocol):
+    """A `FrameSource` driven from the event loop: own thread, bounded queue, watchdog per read."""
+
+    @property
+    def info(self) -> VideoInfo: ...
+
+    @property
+    def bad_frames(self) -> int: ...
+
+    def frames(self, wanted_ms: Sequence[int], *, snap_ms: int = 0) -> AsyncIterator[Frame]:
+        """As `FrameSource.frames`; decoding runs at most a few frames ahead of the consumer."""
+        ...
+
+    async def survey(self) -> tuple[Glimpse, ...]: ...
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatistics:
+    """A snapshot of one endpoint's work in this run."""
+
+    name: str
+    base_url: str
+    model: str
+    state: str
+    """'ready', 'cooling down', 'parked', 'unused'."""
+    reason: str
+    """Why it is not ready, and the fix, in words; empty when ready."""
+    until_s: float | None
+    """Seconds until the next try; None when ready or parked for good."""
+    weight: float
+    is_fallback: bool
+    limit: int
+    """Questions it may hold at once now."""
+    in_flight: int
+    answered: int
+    failures: Mapping[str, int]
+    """`EndpointFault` value → count."""
+    p50_s: float
+    p95_s: float
+    tokens_in: int
+    tokens_cached: int
+    tokens_out: int
+    left_network: int
+    """Frames sent to a remote address."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """A snapshot of the whole pool."""
+
+    endpoints: tuple[EndpointStatistics, ...]
+    waiting: int
+    """Questions in the ready queue."""
+    asked: int
+    """Requests sent, retries included."""
+    answered: int
+    left_network: int
+    waiting_for: str = ""
+    """Not empty while all endpoints are down: what is being waited for, in words."""
+
+
+class Ticket(Protocol):
+    """Leave to hold one decoded frame and ask one question."""
+
+    async def ask(self, question: Question) -> Answer:
+        """Return what became of the question; every fault of a single frame is an `Answer`, not an exception.
+
+        Raises:
+            OutageError: no endpoint can take it, and none came back within the patience the settings allow.
+        """
+        ...
+
+
+class VisionPool(Protocol):
+    """All endpoints together, as the engine sees them."""
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Names of the models behind the endpoints in use: answers of any of them count as known."""
+        ...
+
+    def ticket(self, lane: str, *, local_only: bool = False) -> AbstractAsyncContextManager[Ticket]:
+        """Wait for leave to decode one frame and ask about it.
+
+        At most as many tickets are out as the slots can soon use, so decoded frames are bounded. Among
+        waiting lanes (one per medium) the one that asked for its first ticket earliest comes first.
+
+        Raises:
+            OutageError: as `Ticket.ask`.
+        """
+        ...
+
+    def close_lane(self, lane: str) -> None:
+        """Forget a lane that has no more questions."""
+        ...
+
+    def statistics(self) -> PoolStatistics: ...
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerKey:
+    """All that shaped a set of answers, except the time and the model."""
+
+    identity: str
+    """`MediaFile.identity`."""
+    picture: str
+    """Key of the picture preparation: size, quality, crop, projection, version."""
+    prompt: Prompt
+
+
+class AnswerStore(Protocol):
+    """The part of the ledger that remembers answers."""
+
+    async def known(self, key: AnswerKey, models: Collection[str]) -> dict[int, Sample]:
+        """Time in milliseconds → what is known of it under this key by any of these models.
+
+        Only outcomes that a repeated question would not change are known: tags, none, and inherited ones.
+        """
+        ...
+
+    async def record(self, key: AnswerKey, *, at_ms: int, shown_ms: int, answer: Answer) -> None:
+        """Commit one answer. On return it survives a kill and a power cut."""
+        ...
+
+    async def record_inherited(self, key: AnswerKey, *, sample: Sample) -> None:
+        """Commit that a frame looks like its analysed neighbour and takes over its answer."""
+        ...
+
+
+# --- Stash ----------------------------------------------------------------------------------------------------
+
+
+class StashGateway(Protocol):
+    """Stash, as far as this project needs it. All calls retry passing faults by themselves.
+
+    Raises, everywhere:
+        StashUnavailable: after the retries, still no answer.
+        StashUnauthorized: the login does not hold.
+        StashRefused / StashGone: Stash said no / the object is not there.
+    """
+
+    async def plugin_settings(self) -> Mapping[str, object]:
+        """What the settings page of this plugin holds; empty before anything was saved there."""
+        ...
+
+    async def find_tag(self, name: str) -> TagRef | None:
+        """The tag of exactly this name (first choice), else the one that has it as an alias; case is ignored."""
+        ...
+
+    async def find_tags(self, names: Collection[str]) -> dict[str, TagRef]:
+        """`find_tag` for many names in few round trips; names without a tag are left out."""
+        ...
+
+    async def tags_by_id(self, ids: Collection[str]) -> dict[str, TagRef]:
+        """Tags that still exist among these ids."""
+        ...
+
+    async def create_tag(self, name: str, *, parent_id: str | None = None, description: str = "") -> TagRef:
+        """Create a tag; raises `StashRefused` when the name clashes."""
+        ...
+
+    async def destroy_tags(self, ids: Sequence[str]) -> None: ...
+
+    async def media_ids(self, kind: Kind, tag_id: str) -> list[str]:
+        """Ids of all media that carry this very tag, ascending by id."""
+        ...
+
+    async def medium(self, kind: Kind, medium_id: str) -> Medium | None:
+        """The medium as it is now; None when it does not exist (any more)."""
+        ...
+
+    async def add_tags(self, kind: Kind, ids: Sequence[str], tag_ids: Collection[str]) -> None:
+        """Add tags to media; those already there stay."""
+        ...
+
+    async def remove_tags(self, kind: Kind, ids: Sequence[str], tag_ids: Collection[str]) -> None: ...
+
+    async def markers(self, scene_id: str) -> list[Marker]:
+        """All markers of a scene, ascending by start."""
+        ...
+
+    async def create_markers(self, drafts: Sequence[MarkerDraft]) -> list[Marker]:
+        """Create markers in few round trips; in the order of the drafts.
+
+        Raises:
+            PartialWrite: some were created before Stash failed; `created` says which.
+        """
+        ...
+
+    async def destroy_markers(self, ids: Collection[str]) -> None:
+        """Destroy these markers; those that are gone already do not matter."""
+        ...
+
+    def stream_url(self, kind: Kind, medium_id: str) -> tuple[str, dict[str, str]]:
+        """Address of Stash's own stream of the primary file, and the headers that authenticate there."""
+        ...
+
+
+# --- analysis -------------------------------------------------------------------------------------------------
+
+
+class Sampler(Protocol):
+    """Where to look next. Pure: the same samples give the same wish, so a run can be replayed from the ledger."""
+
+    def wish(self, seen: Mapping[int, Sample]) -> Wish:
+        """Times to ask about, given what has been seen; nothing when done. Never repeats a seen time."""
+        ...
+
+    def planned(self, seen: Mapping[int, Sample]) -> int:
+        """How many samples there will probably be in the end, `seen` included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """All that one medium gave."""
+
+    samples: Mapping[int, Sample]
+    """Time in milliseconds → what became of it."""
+    duration_ms: int
+    asked: int
+    """Questions asked in this run."""
+    reused: int
+    """Samples answered by the ledger."""
+    inherited: int
+    """Samples that look the same as an analysed neighbour, or are black."""
+    bad_frames: int
+    left_network: int
+    problems: Mapping[str, int] = field(default_factory=dict)
+    """Sentence about frames that were not analysed → how many."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of the samples that count as analysed, 0 to 1; 0 when there are none."""
+        if not self.samples:
+            return 0.0
+        return sum(s.outcome.analysed for s in self.samples.values()) / len(self.samples)
+
+
+class ProgressSink(Protocol):
+    """Where progress goes. Units are questions, answered ones of the ledger included."""
+
+    def plan(self, lane: str, planned: int) -> None:
+        """Say (anew) how many questions this medium will probably take in all."""
+        ...
+
+    def done(self, lane: str, count: int = 1) -> None:
+        """Say that `count` more of them are settled."""
+        ...
+
+    def close(self, lane: str) -> None:
+        """The medium is finished: whatever was planned for it counts as settled."""
+        ...

@@ -1,0 +1,251 @@
+"""What a valid configuration is: one frozen model, with units, bounds and descriptions.
+
+The field descriptions are the documentation: `docs/settings.md` is generated from them. Where the values
+come from, and in which order, is the business of `haven_vlm_config`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from haven_vlm_utility import Length
+
+
+def _length(value: object) -> Length:
+    return Length.parse(value)
+
+
+Duration = Annotated[
+    Length,
+    BeforeValidator(_length),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": ["number", "string"], "title": "duration"}),
+]
+"""Seconds as a number, or text: "12s", "1m30s", or "5%" of the medium's duration."""
+
+
+class Section(BaseModel):
+    """Base of all settings: unknown keys are mistakes, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, str_strip_whitespace=True)
+
+
+class EndpointSettings(Section):
+    """One OpenAI-compatible server."""
+
+    name: str = Field("", description="Name in logs and reports; unique. Made from the address when empty.")
+    base_url: str = Field(description="Address up to and including `/v1`, for example `http://192.168.1.20:1234/v1`.")
+    api_key: SecretStr | None = Field(None, description="Key, if the server wants one. Better: `api_key_env`.")
+    api_key_env: str | None = Field(None, description="Name of the environment variable that holds the key.")
+    model: str = Field("", description="Model to ask for. Empty: the vision model that is loaded there.")
+    weight: float = Field(
+        1.0, gt=0, le=1000, allow_inf_nan=False,
+        description="Share of the questions it gets while several endpoints are busy.",
+    )
+    is_fallback: bool = Field(False, description="Use it only as `fallback_policy` says.")
+    fallback_policy: Literal["when_down", "when_busy", "never"] = Field(
+        "when_down",
+        description="When a fallback gets work: when no primary endpoint lives, already when all are busy, or never.",
+    )
+    max_concurrent: int | Literal["auto"] = Field(
+        "auto", description="Questions it gets at once; `auto` finds out and remembers.",
+    )
+    allow_remote: bool = Field(False, description="Allow this endpoint to be outside the local network.")
+    verify_tls: bool = Field(True, description="Check the certificate of an https endpoint.")
+    timeout: float = Field(
+        300.0, gt=0, le=7200, allow_inf_nan=False,
+        description="Seconds one answer may take at most, loading of the model included.",
+    )
+    max_requests: int | None = Field(None, ge=1, description="Requests it gets at most in one run.")
+
+    @field_validator("max_concurrent", mode="before")
+    @classmethod
+    def _concurrency(cls, value: object) -> object:
+        if value in (None, "", "auto"):
+            return "auto"
+        text = str(value)
+        if isinstance(value, bool) or not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= 1024:
+            raise ValueError("a whole number from 1 to 1024, or auto")
+        return int(text)
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if not re.match(r"^https?://[^/\s@?#]+(?:/[^\s?#]*)?$", value):
+            raise ValueError("an address such as http://localhost:1234/v1 (no user name, no query)")
+        return value.rstrip("/")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data.get("name") and isinstance(data.get("base_url"), str):
+            host = re.sub(r"^https?://", "", data["base_url"]).split("/")[0]
+            return {**data, "name": host}
+        return data
+
+    @model_validator(mode="after")
+    def _one_key(self) -> EndpointSettings:
+        if self.api_key is not None and self.api_key_env:
+            raise ValueError("either api_key or api_key_env, not both")
+        return self
+
+
+class TagSettings(Section):
+    """One tag of the vocabulary."""
+
+    name: str = Field(min_length=1, max_length=200, description="Name as the model shall use it.")
+    definition: str = Field("", max_length=2000, description="What the tag means, in a sentence for the model.")
+    aliases: tuple[str, ...] = Field((), description="Other words the model may use for it.")
+    threshold: float | None = Field(None, ge=0, le=1, description="Confidence from which it counts.")
+    min_marker_duration: Duration | None = Field(None, description="Shorter spans get no marker.")
+    max_gap: Duration | None = Field(None, description="Spans closer than this are one.")
+    required_duration: Duration | None = Field(None, description="Total time from which the scene gets the tag.")
+    rename: str | None = Field(None, max_length=200, description="Name of the tag in Stash, if another one.")
+
+    @property
+    def stash_name(self) -> str:
+        """The name the tag has in Stash."""
+        return self.rename or self.name
+
+
+def _tag_list(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [{"name": item} if isinstance(item, str) else item for item in value]
+    return value
+
+
+class Settings(Section):
+    """Everything a run depends on."""
+
+    # where to ask
+    endpoints: tuple[EndpointSettings, ...] = Field(
+        description="The model servers, in any order; at least one that is not a fallback.",
+    )
+    outage_patience: Duration = Field(
+        Length(600), description="How long to wait when no endpoint answers, before the run ends.",
+    )
+    allow_remote_media: bool = Field(
+        True, description="Off: frames stay on the local network even where an endpoint has `allow_remote`.",
+    )
+    discover_endpoints: bool = Field(
+        False, description="When no endpoint answers, use model servers found on this machine's usual ports.",
+    )
+    hedge: bool = Field(False, description="At the end of a run, ask a second local endpoint when the first is slow.")
+    engine: Literal["built-in", "vlm-engine"] = Field(
+        "built-in", description="Who looks at videos: this connector, or the `vlm-engine` package.",
+    )
+
+    # what to ask
+    tag_list: Annotated[tuple[TagSettings, ...], BeforeValidator(_tag_list)] = Field(
+        description="The vocabulary: names, or mappings with a name and more.",
+    )
+    instructions: str = Field(
+        "", max_length=4000, description="Extra sentences for the model, added to the built-in instructions.",
+    )
+
+    # how to look
+    video_frame_interval: Duration = Field(Length(2.0), description="Distance of the frames that are always looked at.")
+    sampling: Literal["fixed", "refine", "adaptive"] = Field(
+        "refine",
+        description="`fixed`: every interval. `refine`: then also search for the ends of what was found. "
+        "`adaptive`: fewer questions in long shots, then refine.",
+    )
+    boundary_tolerance: Duration = Field(Length(0.5), description="How exactly the ends of a span are searched for.")
+    max_questions_per_scene: int | None = Field(None, ge=1, description="Upper bound of questions for one scene.")
+    skip_similar_frames: bool = Field(
+        True, description="A frame that looks the same as its neighbour takes over its answer without a question.",
+    )
+    image_max_side: int = Field(640, ge=64, le=4096, description="Longer side of the picture that is sent, in pixels.")
+    jpeg_quality: int = Field(85, ge=30, le=100, description="JPEG quality of the picture that is sent.")
+    concurrent_task_limit: int = Field(8, ge=1, le=64, description="Scenes worked on at the same time.")
+
+    # what to make of the answers
+    threshold: float = Field(0.5, ge=0, le=1, description="Confidence from which a tag counts in a frame.")
+    min_marker_duration: Duration = Field(Length(1.0), description="Shorter spans get no marker.")
+    max_gap: Duration = Field(Length(4.0), description="Spans of the same tag closer than this become one.")
+    required_duration: Duration = Field(Length(1.0), description="Total time from which a scene gets a tag.")
+    create_markers: bool = Field(True, description="Write markers with start and end.")
+    create_tags: bool = Field(True, description="Write tags to scenes and images.")
+    min_coverage: float = Field(
+        0.9, ge=0, le=1, description="Share of the frames that must have been analysed before anything is written.",
+    )
+    exclusive_groups: tuple[tuple[str, ...], ...] = Field(
+        (), description="Groups of tags of which only the surest counts at a time.",
+    )
+    implications: Mapping[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Tag → tags that hold whenever it does.",
+    )
+
+    # names in Stash
+    parent_tag: str = Field("VLM", min_length=1, description="Parent of the tags the connector creates.")
+    trigger_tag: str = Field("VLM_TagMe", min_length=1, description="Marks what shall be looked at.")
+    update_tag: str = Field("VLM_UpdateMe", min_length=1, description="Marks what shall get new settings applied.")
+    tagged_tag: str = Field("VLM_Tagged", min_length=1, description="Marks what has been looked at.")
+    errored_tag: str = Field("VLM_Errored", min_length=1, description="Marks media that cannot be read.")
+    incorrect_tag: str = Field("VLM_Incorrect", min_length=1, description="Marks wrong results, set by you.")
+    local_only_tag: str = Field("VLM_LocalOnly", min_length=1, description="Marks media that never leave.")
+
+    # files and patience
+    path_mutation: Mapping[str, str] = Field(
+        default_factory=dict, description="Folder as Stash names it → the same folder as this machine names it.",
+    )
+    data_dir: Path | None = Field(
+        None, description="Folder of ledger and reports. Empty: `haven_vlm` in Stash's configuration folder.",
+    )
+    stash_timeout: float = Field(
+        600.0, gt=0, le=86400, allow_inf_nan=False,
+        description="Seconds to wait for Stash; hooks of other plugins run inside our requests.",
+    )
+    log_frames: bool = Field(False, description="Log every answer (debugging).")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        problems = []
+        names = [e.name.casefold() for e in self.endpoints]
+        if not self.endpoints:
+            problems.append("endpoints: at least one is needed")
+        elif all(e.is_fallback for e in self.endpoints):
+            problems.append("endpoints: at least one must not be a fallback")
+        problems += [f"endpoints: the name “{n}” stands twice" for n in sorted({n for n in names if names.count(n) > 1})]
+        words: dict[str, str] = {}
+        for tag in self.tag_list:
+            for word in (tag.name, *tag.aliases):
+                folded = word.casefold().strip()
+                if folded in words:
+                    problems.append(f"tag_list: “{word}” is used by both “{words[folded]}” and “{tag.name}”")
+                words.setdefault(folded, tag.name)
+        if not self.tag_list:
+            problems.append("tag_list: at least one tag is needed")
+        known = {tag.name for tag in self.tag_list}
+        for group in self.exclusive_groups:
+            problems += [f"exclusive_groups: “{name}” is not in tag_list" for name in group if name not in known]
+        for name in (*self.implications, *(n for ns in self.implications.values() for n in ns)):
+            if name not in known:
+                problems.append(f"implications: “{name}” is not in tag_list")
+        if self.video_frame_interval.percent is None and self.video_frame_interval.seconds < 0.1:
+            problems.append("video_frame_interval: at least 0.1 seconds")
+        if self.boundary_tolerance.percent is not None or self.boundary_tolerance.seconds < 0.05:
+            problems.append("boundary_tolerance: seconds, at least 0.05")
+        marks = [self.trigger_tag, self.update_tag, self.tagged_tag, self.errored_tag,
+                 self.incorrect_tag, self.local_only_tag, self.parent_tag]
+        folded_marks = [m.casefold() for m in marks]
+        problems += [f"the tag name “{m}” is used for two purposes" for m in sorted({
+            m for m in marks if folded_marks.count(m.casefold()) > 1})]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
