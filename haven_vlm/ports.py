@@ -77,6 +77,77 @@ class FrameReader(AbstractAsyncContextManager["FrameReader"], Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a probe found out about an endpoint; cached between runs."""
+
+    server: str
+    """'llama.cpp', 'vllm', 'ollama', 'lm-studio', …, or 'unknown'."""
+    model: str
+    """The model requests will name."""
+    sees_pictures: bool
+    json_schema: str
+    """'enforced', 'ignored', 'refused'."""
+    logprobs: bool
+    several_pictures: bool
+    thinking: str
+    """'none', 'switchable', 'always', 'unknown'."""
+    length_field: str
+    """'max_tokens' or 'max_completion_tokens'."""
+    parallel_hint: int | None
+    """Questions the server says it works on at once, if it says so."""
+    is_remote: bool
+    """The address lies outside loopback and private networks."""
+    refused_fields: frozenset[str] = frozenset()
+    """Request fields this server answered 400/422 to."""
+
+
+class VisionEndpoint(Protocol):
+    """One OpenAI-compatible server. It makes one attempt at a time and never retries by itself,
+    except that a request field the server does not know is dropped and the same question sent again."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def base_url(self) -> str: ...
+
+    @property
+    def model(self) -> str:
+        """The model's name; before `prepare` the one from the settings, maybe empty."""
+        ...
+
+    @property
+    def is_remote(self) -> bool | None:
+        """Whether the address that is really connected to is outside; None while nobody knows."""
+        ...
+
+    async def prepare(self) -> Capabilities:
+        """Find out (or remember) what the server can do.
+
+        Raises:
+            EndpointError: it is down, loading, or can never work as it is set up (fault says which).
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Cheap sign of life, without a picture. Raises `EndpointError`."""
+        ...
+
+    async def ask(
+        self, question: Question, *, connect_timeout_s: float, total_timeout_s: float, boosted: bool = False
+    ) -> Answer:
+        """Send the question once.
+
+        `boosted`: thinking off and twice the token budget, for an answer that was cut.
+        Refused, filtered, truncated and unparsable answers are returned, not raised.
+
+        Raises:
+            EndpointError: no answer; `fault` says why.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointStatistics:
     """A snapshot of one endpoint's work in this run."""
 

@@ -54,7 +54,10 @@ class EndpointSettings(Section):
     api_key_env: str | None = Field(None, description="Name of the environment variable that holds the key.")
     model: str = Field("", description="Model to ask for. Empty: the vision model that is loaded there.")
     weight: float = Field(
-        1.0, gt=0, le=1000, allow_inf_nan=False,
+        1.0,
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
         description="Share of the questions it gets while several endpoints are busy.",
     )
     is_fallback: bool = Field(False, description="Use it only as `fallback_policy` says.")
@@ -63,12 +66,16 @@ class EndpointSettings(Section):
         description="When a fallback gets work: when no primary endpoint lives, already when all are busy, or never.",
     )
     max_concurrent: int | Literal["auto"] = Field(
-        "auto", description="Questions it gets at once; `auto` finds out and remembers.",
+        "auto",
+        description="Questions it gets at once; `auto` finds out and remembers.",
     )
     allow_remote: bool = Field(False, description="Allow this endpoint to be outside the local network.")
     verify_tls: bool = Field(True, description="Check the certificate of an https endpoint.")
     timeout: float = Field(
-        300.0, gt=0, le=7200, allow_inf_nan=False,
+        300.0,
+        gt=0,
+        le=7200,
+        allow_inf_nan=False,
         description="Seconds one answer may take at most, loading of the model included.",
     )
     max_requests: int | None = Field(None, ge=1, description="Requests it gets at most in one run.")
@@ -137,17 +144,21 @@ class Settings(Section):
         description="The model servers, in any order; at least one that is not a fallback.",
     )
     outage_patience: Duration = Field(
-        Length(600), description="How long to wait when no endpoint answers, before the run ends.",
+        Length(600),
+        description="How long to wait when no endpoint answers, before the run ends.",
     )
     allow_remote_media: bool = Field(
-        True, description="Off: frames stay on the local network even where an endpoint has `allow_remote`.",
+        True,
+        description="Off: frames stay on the local network even where an endpoint has `allow_remote`.",
     )
     discover_endpoints: bool = Field(
-        False, description="When no endpoint answers, use model servers found on this machine's usual ports.",
+        False,
+        description="When no endpoint answers, use model servers found on this machine's usual ports.",
     )
     hedge: bool = Field(False, description="At the end of a run, ask a second local endpoint when the first is slow.")
     engine: Literal["built-in", "vlm-engine"] = Field(
-        "built-in", description="Who looks at videos: this connector, or the `vlm-engine` package.",
+        "built-in",
+        description="Who looks at videos: this connector, or the `vlm-engine` package.",
     )
 
     # what to ask
@@ -155,7 +166,9 @@ class Settings(Section):
         description="The vocabulary: names, or mappings with a name and more.",
     )
     instructions: str = Field(
-        "", max_length=4000, description="Extra sentences for the model, added to the built-in instructions.",
+        "",
+        max_length=4000,
+        description="Extra sentences for the model, added to the built-in instructions.",
     )
 
     # how to look
@@ -168,7 +181,8 @@ class Settings(Section):
     boundary_tolerance: Duration = Field(Length(0.5), description="How exactly the ends of a span are searched for.")
     max_questions_per_scene: int | None = Field(None, ge=1, description="Upper bound of questions for one scene.")
     skip_similar_frames: bool = Field(
-        True, description="A frame that looks the same as its neighbour takes over its answer without a question.",
+        True,
+        description="A frame that looks the same as its neighbour takes over its answer without a question.",
     )
     image_max_side: int = Field(640, ge=64, le=4096, description="Longer side of the picture that is sent, in pixels.")
     jpeg_quality: int = Field(85, ge=30, le=100, description="JPEG quality of the picture that is sent.")
@@ -182,13 +196,18 @@ class Settings(Section):
     create_markers: bool = Field(True, description="Write markers with start and end.")
     create_tags: bool = Field(True, description="Write tags to scenes and images.")
     min_coverage: float = Field(
-        0.9, ge=0, le=1, description="Share of the frames that must have been analysed before anything is written.",
+        0.9,
+        ge=0,
+        le=1,
+        description="Share of the frames that must have been analysed before anything is written.",
     )
     exclusive_groups: tuple[tuple[str, ...], ...] = Field(
-        (), description="Groups of tags of which only the surest counts at a time.",
+        (),
+        description="Groups of tags of which only the surest counts at a time.",
     )
     implications: Mapping[str, tuple[str, ...]] = Field(
-        default_factory=dict, description="Tag → tags that hold whenever it does.",
+        default_factory=dict,
+        description="Tag → tags that hold whenever it does.",
     )
 
     # names in Stash
@@ -202,13 +221,18 @@ class Settings(Section):
 
     # files and patience
     path_mutation: Mapping[str, str] = Field(
-        default_factory=dict, description="Folder as Stash names it → the same folder as this machine names it.",
+        default_factory=dict,
+        description="Folder as Stash names it → the same folder as this machine names it.",
     )
     data_dir: Path | None = Field(
-        None, description="Folder of ledger and reports. Empty: `haven_vlm` in Stash's configuration folder.",
+        None,
+        description="Folder of ledger and reports. Empty: `haven_vlm` in Stash's configuration folder.",
     )
     stash_timeout: float = Field(
-        600.0, gt=0, le=86400, allow_inf_nan=False,
+        600.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
         description="Seconds to wait for Stash; hooks of other plugins run inside our requests.",
     )
     log_frames: bool = Field(False, description="Log every answer (debugging).")
@@ -221,7 +245,8 @@ class Settings(Section):
             problems.append("endpoints: at least one is needed")
         elif all(e.is_fallback for e in self.endpoints):
             problems.append("endpoints: at least one must not be a fallback")
-        problems += [f"endpoints: the name “{n}” stands twice" for n in sorted({n for n in names if names.count(n) > 1})]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        problems += [f"endpoints: the name “{n}” stands twice" for n in twice]
         words: dict[str, str] = {}
         for tag in self.tag_list:
             for word in (tag.name, *tag.aliases):
@@ -241,11 +266,20 @@ class Settings(Section):
             problems.append("video_frame_interval: at least 0.1 seconds")
         if self.boundary_tolerance.percent is not None or self.boundary_tolerance.seconds < 0.05:
             problems.append("boundary_tolerance: seconds, at least 0.05")
-        marks = [self.trigger_tag, self.update_tag, self.tagged_tag, self.errored_tag,
-                 self.incorrect_tag, self.local_only_tag, self.parent_tag]
+        marks = [
+            self.trigger_tag,
+            self.update_tag,
+            self.tagged_tag,
+            self.errored_tag,
+            self.incorrect_tag,
+            self.local_only_tag,
+            self.parent_tag,
+        ]
         folded_marks = [m.casefold() for m in marks]
-        problems += [f"the tag name “{m}” is used for two purposes" for m in sorted({
-            m for m in marks if folded_marks.count(m.casefold()) > 1})]
+        problems += [
+            f"the tag name “{m}” is used for two purposes"
+            for m in sorted({m for m in marks if folded_marks.count(m.casefold()) > 1})
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
