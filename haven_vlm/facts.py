@@ -66,8 +66,10 @@ class Prompt:
     schema: Mapping[str, object]
     """JSON Schema of the answer, for servers that enforce one."""
     terms: tuple[Term, ...]
+    wording: str
+    """Hash of the wording alone: its version, the kind of picture and extra instructions, without the terms."""
     key: str
-    """Hash of all that shapes an answer here: version of the wording, names and definitions of the terms."""
+    """Hash of all that shapes an answer here: `wording`, names and definitions of the terms."""
     max_tokens: int
     """Tokens an answer may take, with room to spare; doubled once when an answer is cut."""
 
