@@ -1,0 +1,322 @@
+"""Make the packages the connector needs importable, with as little work as possible.
+
+In this order: already importable and recent enough (no subprocess, no network) → PythonDepManager, the
+community's plugin for that → a private folder filled by pip → one clear sentence. Nothing here runs at
+import time, and nothing here needs more than the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from haven_vlm.errors import DependencyError
+
+log = logging.getLogger(__name__)
+
+INSTALL_TIMEOUT_S = 1800
+"""A slow NAS on a slow line needs minutes for about 50 MB of wheels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One package, by the two names it goes by."""
+
+    import_name: str
+    pip_name: str
+    minimum: str
+
+    @property
+    def pip_spec(self) -> str:
+        """For pip: 'pillow>=10.4'."""
+        return f"{self.pip_name}>={self.minimum}"
+
+    @property
+    def manager_spec(self) -> str:
+        """For PythonDepManager, which imports what it installed: 'PIL:pillow>=10.4'."""
+        return f"{self.import_name}:{self.pip_spec}"
+
+
+REQUIREMENTS = (
+    Requirement("aiohttp", "aiohttp", "3.10"),
+    Requirement("av", "av", "15.0"),
+    Requirement("PIL", "pillow", "10.4"),
+    Requirement("pydantic", "pydantic", "2.8"),
+    Requirement("yaml", "PyYAML", "6.0"),
+    Requirement("stashapi", "stashapp-tools", "0.2.58"),
+)
+
+
+def ensure_dependencies(
+    plugin_dir: Path,
+    *,
+    spare_dir: Path | None = None,
+    requirements: Sequence[Requirement] = REQUIREMENTS,
+    python: str | None = None,
+    distrust_installed: bool = False,
+) -> str:
+    """Make every requirement importable; returns where they come from, in words.
+
+    Args:
+        plugin_dir: folder of the plugin; the private folder lies in it.
+        spare_dir: where the private folder lies when `plugin_dir` cannot be written.
+        requirements: what is needed.
+        python: interpreter that runs pip; this one by default.
+        distrust_installed: something importable turned out to be broken (built for another Python, half
+            installed): use a fresh private folder.
+
+    Raises:
+        DependencyError: something is missing and cannot be installed here; says what and how.
+    """
+    python = python or sys.executable
+    homes = [plugin_dir / ".python", *([spare_dir / "python"] if spare_dir else [])]
+    folder_name = _folder_name(requirements)
+    if not distrust_installed:
+        if not missing(requirements):
+            return "already installed"
+        for home in homes:
+            if _complete(home / folder_name):
+                _use([home / folder_name])
+                if not missing(requirements):
+                    return f"private folder {home / folder_name}"
+        _use(_managed_folders(plugin_dir.parent / "py_dependencies", requirements))
+        if not missing(requirements):
+            return "installed by PythonDepManager"
+        if _ask_manager(requirements) and not missing(requirements):
+            return "installed by PythonDepManager"
+    problem = ""
+    for home in homes:
+        try:
+            folder = _install(home, folder_name, requirements, python, anew=distrust_installed)
+        except OSError as exc:  # read-only plugin folder, disk full
+            problem = str(exc)
+            continue
+        except _PipFailed as exc:
+            problem = str(exc)
+            break
+        _use([folder])
+        if not missing(requirements):
+            return f"private folder {folder}"
+    names = ", ".join(r.pip_name for r in missing(requirements)) or "all packages"
+    specs = " ".join(f'"{r.pip_spec}"' for r in requirements)
+    raise DependencyError(
+        f"Python packages are missing ({names}) and could not be installed"
+        f"{f' ({problem})' if problem else ''}. Install them for {python} by hand: "
+        f"{python} -m pip install {specs}"
+    )
+
+
+def missing(requirements: Iterable[Requirement]) -> list[Requirement]:
+    """Those that are not importable, or too old. Costs no subprocess and imports nothing."""
+    return [r for r in requirements if not _importable(r)]
+
+
+def _importable(requirement: Requirement) -> bool:
+    try:
+        if importlib.util.find_spec(requirement.import_name) is None:
+            return False
+        found = importlib.metadata.version(requirement.pip_name)
+    except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
+        return False
+    return _release(found) >= _release(requirement.minimum)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Leading numbers of a version: enough to compare a release with a lower bound."""
+    numbers = []
+    for part in version.split("."):
+        digits = "".join(c for c in part[: len(part) - len(part.lstrip("0123456789"))])
+        if not digits:
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    while numbers and numbers[-1] == 0:
+        numbers.pop()  # 15.0 and 15 are the same release
+    return tuple(numbers)
+
+
+def _use(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        text = str(folder)
+        if text not in sys.path:
+            sys.path.insert(0, text)
+    importlib.invalidate_caches()
+
+
+# --- PythonDepManager -----------------------------------------------------------------------------------------
+
+
+def _managed_folders(base: Path, requirements: Iterable[Requirement]) -> list[Path]:
+    """Folders PythonDepManager has filled before: using them directly saves its two subprocesses a run."""
+    chosen = []
+    for requirement in requirements:
+        candidates = []
+        with contextlib.suppress(OSError):
+            for folder in base.glob(f"{requirement.import_name}_*"):
+                found = _version_in(folder, requirement.pip_name)
+                if found is not None and _release(found) >= _release(requirement.minimum):
+                    candidates.append((_release(found), folder))
+        if candidates:
+            chosen.append(max(candidates, key=lambda pair: pair[0])[1])
+    return chosen
+
+
+def _version_in(folder: Path, pip_name: str) -> str | None:
+    def plain(name: str) -> str:
+        return name.lower().replace("_", "-")
+
+    for distribution in importlib.metadata.distributions(path=[str(folder)]):
+        name = distribution.metadata["Name"]
+        if name and plain(name) == plain(pip_name):
+            return distribution.version
+    return None
+
+
+def _ask_manager(requirements: Sequence[Requirement]) -> bool:
+    """Let PythonDepManager install; False when it is not there or cannot."""
+    if shutil.which("git") is None:
+        return False  # it insists on git, and reports its absence as an error in the user's log
+    try:
+        manager = importlib.import_module("PythonDepManager")
+    except ImportError:
+        return False
+    log.info("Installing Python packages with PythonDepManager; this happens once and can take some minutes")
+    try:
+        manager.ensure_import(*(r.manager_spec for r in requirements))
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - somebody else's plugin: whatever it raises, we go on
+        log.info("PythonDepManager could not install the packages (%s); using a private folder", exc)
+        return False
+    return True
+
+
+# --- pip ------------------------------------------------------------------------------------------------------
+
+
+class _PipFailed(Exception):
+    """Pip ran and said no, or could not be run at all."""
+
+
+def _folder_name(requirements: Iterable[Requirement]) -> str:
+    """A name that changes with the requirements and with the Python that compiled parts are built for."""
+    abi = f"{sys.implementation.cache_tag}-{sys.platform}"
+    digest = hashlib.sha256("\n".join(sorted(r.pip_spec for r in requirements)).encode()).hexdigest()[:8]
+    return f"{abi}-{digest}"
+
+
+def _complete(folder: Path) -> bool:
+    return (folder / "installed.json").is_file()
+
+
+def _install(home: Path, name: str, requirements: Sequence[Requirement], python: str, *, anew: bool) -> Path:
+    """Fill `home/name` with pip, once, whoever else tries at the same time; an interrupted try leaves nothing."""
+    home.mkdir(parents=True, exist_ok=True)
+    folder = home / name
+    with _folder_lock(home / "lock"):
+        if anew and folder.exists():
+            shutil.rmtree(folder)
+        if _complete(folder):
+            return folder  # the other process was faster
+        if folder.exists():
+            shutil.rmtree(folder)
+        part = Path(tempfile.mkdtemp(prefix=f"{name}.part-", dir=home))
+        try:
+            log.info("Installing Python packages into %s; this happens once and can take some minutes", folder)
+            report = _run_pip(python, part, requirements)
+            (part / "installed.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+            for package in report:
+                log.info("Installed %s %s (%s)", package["name"], package["version"], package["hash"])
+            os.replace(part, folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        for old in home.iterdir():  # of another Python, of older requirements, of an interrupted try
+            if old.is_dir() and old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _run_pip(python: str, target: Path, requirements: Sequence[Requirement]) -> list[dict[str, str]]:
+    """Run pip into `target`; returns what it installed, with the hash of each archive where pip tells."""
+    report_file = target / "report.json"
+    base = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--only-binary", ":all:"]
+    specs = [r.pip_spec for r in requirements]
+    # --report came with pip 22.2, so an old pip is asked once more without; stashapp-tools' own
+    # dependencies have wheels everywhere, so nothing is ever compiled
+    for extra in (["--report", str(report_file)], []):
+        try:
+            run = subprocess.run(
+                [*base, "--target", str(target), *extra, *specs],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=INSTALL_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            raise _PipFailed(f"pip could not be run: {exc}") from exc
+        if run.returncode == 0:
+            break
+        if "no such option: --report" not in run.stderr:
+            lines = [line.strip() for line in run.stderr.splitlines() if line.strip()]
+            said = next((line for line in reversed(lines) if line.lower().startswith("error")), (lines or ["?"])[-1])
+            if "No module named pip" in run.stderr:
+                said = "pip is not installed for this Python"
+            raise _PipFailed(said[:300])
+    installed = []
+    if report_file.is_file():
+        for item in json.loads(report_file.read_text(encoding="utf-8")).get("install", []):
+            archive = item.get("download_info", {}).get("archive_info", {})
+            sha = archive.get("hashes", {}).get("sha256") or "hash unknown"
+            meta = item.get("metadata", {})
+            installed.append({"name": meta.get("name", "?"), "version": meta.get("version", "?"), "hash": sha})
+        report_file.unlink()  # it names addresses that are nobody's business later
+    return installed
+
+
+@contextlib.contextmanager
+def _folder_lock(
+    path: Path,
+    *,
+    patience_s: float = INSTALL_TIMEOUT_S,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[None]:
+    """Hold an operating system's lock on a file; it vanishes with the process, so nothing is ever left behind."""
+    with open(path, "a+b") as handle:
+        deadline = clock() + patience_s
+        while not _try_lock(handle.fileno()):
+            if clock() > deadline:
+                raise _PipFailed("another run has been installing packages for too long")
+            sleep(0.2)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

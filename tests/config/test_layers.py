@@ -1,0 +1,183 @@
+"""Where settings come from, which one wins, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import haven_vlm_config as config
+from haven_vlm.errors import ConfigError
+from haven_vlm_config import LoadedSettings, load_settings
+
+
+def load(
+    tmp_path: Path,
+    *,
+    yaml: str | None = None,
+    page: dict[str, object] | None = None,
+    arguments: dict[str, object] | None = None,
+    environ: dict[str, str] | None = None,
+) -> LoadedSettings:
+    if yaml is not None:
+        (tmp_path / config.YAML_NAME).write_text(yaml, encoding="utf-8")
+    return load_settings(
+        plugin_dir=tmp_path, config_dir=None, page=page or {}, arguments=arguments or {}, environ=environ or {}
+    )
+
+
+def mistakes(tmp_path: Path, **layers: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, **layers)
+    return str(caught.value)
+
+
+def test_the_defaults_are_local_only(tmp_path: Path) -> None:
+    settings = load(tmp_path).settings
+    (endpoint,) = settings.endpoints
+    assert (endpoint.base_url, endpoint.weight, endpoint.is_fallback) == ("http://localhost:1234/v1", 5, False)
+    assert not endpoint.allow_remote
+    assert settings.video_frame_interval.seconds == 2.0
+    assert settings.concurrent_task_limit == 8
+    assert "Basketball point" in [t.name for t in settings.tag_list]
+
+
+@pytest.mark.parametrize(
+    ("layers", "interval", "origin"),
+    [
+        ({}, 2.0, config.DEFAULTS_LAYER),
+        ({"yaml": "video_frame_interval: 3"}, 3.0, "yaml"),
+        ({"yaml": "video_frame_interval: 3", "page": {"video_frame_interval": "4"}}, 4.0, config.PAGE_LAYER),
+        (
+            {"page": {"video_frame_interval": "4"}, "arguments": {"video_frame_interval": "5s"}},
+            5.0,
+            config.ARGUMENTS_LAYER,
+        ),
+    ],
+)
+def test_the_last_layer_wins(tmp_path: Path, layers: dict[str, Any], interval: float, origin: str) -> None:
+    loaded = load(tmp_path, **layers)
+    assert loaded.settings.video_frame_interval.seconds == interval
+    assert origin in loaded.origins["video_frame_interval"]
+
+
+def test_what_the_page_leaves_empty_is_not_set(tmp_path: Path) -> None:
+    page: dict[str, object] = {"video_frame_interval": "", "image_max_side": 0, "no_markers": False, "endpoints": ""}
+    loaded = load(tmp_path, yaml="image_max_side: 512", page=page)
+    assert loaded.settings.image_max_side == 512
+    assert loaded.settings.create_markers
+
+
+def test_the_switches_of_the_page(tmp_path: Path) -> None:
+    settings = load(tmp_path, page={"no_markers": True, "local_only": True}).settings
+    assert not settings.create_markers
+    assert not settings.allow_remote_media
+
+
+def test_endpoints_tags_and_folders_as_one_line_each(tmp_path: Path) -> None:
+    page: dict[str, object] = {
+        "endpoints": "http://192.168.1.20:1234/v1 weight=5 max=4; http://gpu:8080/v1/ fallback key_env=GPU_KEY model=b",
+        "model": "qwen3-vl",
+        "tag_list": "Foul, Dunk",
+        "path_mutation": "/data=/mnt/videos; D:\\films=/mnt/films",
+    }
+    settings = load(tmp_path, page=page).settings
+    first, second = settings.endpoints
+    assert (first.name, first.weight, first.max_concurrent, first.model) == ("192.168.1.20:1234", 5, 4, "qwen3-vl")
+    assert (second.base_url, second.is_fallback, second.api_key_env, second.model) == (
+        "http://gpu:8080/v1",
+        True,
+        "GPU_KEY",
+        "b",
+    )
+    assert [t.name for t in settings.tag_list] == ["Foul", "Dunk"]
+    assert settings.path_mutation["D:\\films"] == "/mnt/films"
+
+
+def test_five_mistakes_in_four_layers_are_one_message(tmp_path: Path) -> None:
+    text = mistakes(
+        tmp_path,
+        yaml="video_frame_intervall: 3\nthreshold: 1.5\nendpoints:\n  - base_url: localhost\n    weight: 0\n",
+        page={"image_max_side": 10},
+        arguments={"sampling": "sometimes"},
+    )
+    assert text.startswith("6 settings are wrong")
+    for part in (
+        "video_frame_intervall", "did you mean video_frame_interval?",
+        "threshold", "found 1.5", "less than or equal to 1",
+        "endpoints[1].base_url", "http://localhost:1234/v1",
+        "endpoints[1].weight", "greater than 0",
+        "image_max_side (Stash's settings page)", "found 10",
+        "sampling (arguments of the task)", "'fixed', 'refine' or 'adaptive'",
+        str(tmp_path / config.YAML_NAME),
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_mistakes_across_keys_are_told_together_with_those_of_single_keys(tmp_path: Path) -> None:
+    text = mistakes(
+        tmp_path,
+        yaml="threshold: high\ntag_list: [Foul, {name: Dunk, aliases: [foul]}]\ntrigger_tag: VLM_Tagged\n",
+    )
+    assert "threshold" in text
+    assert "“foul” is used by both “Foul” and “Dunk”" in text
+    assert "“VLM_Tagged” is used for two purposes" in text
+
+
+def test_a_typing_mistake_in_the_capitals_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CREATE_MARKER", True, raising=False)
+    assert "create_marker (haven_vlm_config.py)" in mistakes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("- a\n- b", "expected keys with values"),
+        ("a: [", "line 1"),
+        ("threshold: 0.4\nthreshold: 0.6", "stands twice"),
+        ("endpoints: []", "at least one is needed"),
+        ("endpoints: [{base_url: 'http://a/v1', is_fallback: true}]", "must not be a fallback"),
+        ("endpoints: [{base_url: 'http://a/v1', name: x}, {base_url: 'http://b/v1', name: X}]", "stands twice"),
+        ("endpoints: [{base_url: 'http://a/v1', api_key: k, api_key_env: E}]", "not both"),
+        ("endpoints: [{base_url: 'http://me:secret@a/v1'}]", "no user name"),
+        ("endpoints: [{base_url: 'http://a/v1', max_concurrent: 0}]", "1 to 1024, or auto"),
+        ("video_frame_interval: 0", "at least 0.1"),
+        ("boundary_tolerance: 5%", "seconds"),
+        ("max_gap: soon", "12s, 1m30s or 5%"),
+        ("implications: {Dunk: [Foul]}", "“Dunk” is not in tag_list"),
+        ("tag_list: []", "at least one tag"),
+    ],
+)
+def test_bad_input_gets_a_clear_sentence(tmp_path: Path, yaml: str, said: str) -> None:
+    assert said in mistakes(tmp_path, yaml=yaml)
+
+
+def test_no_secret_stands_in_a_message_or_a_repr(tmp_path: Path) -> None:
+    text = mistakes(
+        tmp_path, yaml="endpoints: [{base_url: 'http://a/v1', api_key: [hunter2], weight: -1, api_kee: hunter2}]"
+    )
+    assert "hunter2" not in text
+    assert "hunter2" not in mistakes(tmp_path, page={"endpoints": "http://a/v1 hunter2"})
+    loaded = load(tmp_path, yaml="endpoints: [{base_url: 'http://a/v1', api_key: hunter2}]")
+    assert "hunter2" not in repr(loaded)
+
+
+def test_the_named_file_wins_and_must_exist(tmp_path: Path) -> None:
+    other = tmp_path / "mine.yaml"
+    other.write_text("threshold: 0.9", encoding="utf-8")
+    loaded = load(tmp_path, yaml="threshold: 0.1", environ={"HAVEN_VLM_CONFIG": str(other)})
+    assert loaded.settings.threshold == 0.9
+    assert "no such file" in mistakes(tmp_path, environ={"HAVEN_VLM_CONFIG": str(tmp_path / "gone.yaml")})
+
+
+def test_the_file_in_stashs_folder_is_found(tmp_path: Path) -> None:
+    theirs = tmp_path / "stash"
+    theirs.mkdir()
+    (theirs / config.YAML_NAME).write_text("\ufeffthreshold: 0.7", encoding="utf-8")
+    loaded = load_settings(plugin_dir=tmp_path, config_dir=theirs, page={}, arguments={}, environ={})
+    assert loaded.settings.threshold == 0.7
+
+
+def test_an_empty_file_means_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, yaml="# nothing yet\n").settings == load(tmp_path / "none").settings
