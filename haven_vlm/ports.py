@@ -6,7 +6,7 @@ these ports in threads of its own, so that the loop is never held up.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -295,6 +295,11 @@ class StashGateway(Protocol):
         """Create a tag; raises `StashRefused` when the name clashes."""
         ...
 
+    async def unused_tags(self, ids: Collection[str]) -> set[str]:
+        """Those of these tags that still exist and that nothing carries: no medium, marker, performer, studio or
+        group, and no tag has it as its parent."""
+        ...
+
     async def destroy_tags(self, ids: Sequence[str]) -> None: ...
 
     async def media_ids(self, kind: Kind, tag_id: str) -> list[str]:
@@ -313,6 +318,10 @@ class StashGateway(Protocol):
 
     async def markers(self, scene_id: str) -> list[Marker]:
         """All markers of a scene, ascending by start."""
+        ...
+
+    async def markers_by_id(self, ids: Collection[str]) -> dict[str, Marker]:
+        """Markers that still exist among these ids, on whatever scene they stand now (merging scenes moves them)."""
         ...
 
     async def create_markers(self, drafts: Sequence[MarkerDraft]) -> list[Marker]:
@@ -371,6 +380,39 @@ class Analysis:
         if not self.samples:
             return 0.0
         return sum(s.outcome.analysed for s in self.samples.values()) / len(self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoJob:
+    """One video to look at."""
+
+    lane: str
+    """Key of the medium among all that are worked on: 'scene 12'."""
+    label: str
+    """For people: 'scene 12 “Final”'."""
+    identity: str
+    """`MediaFile.identity`."""
+    duration_ms: int | None
+    """As Stash knows it; None or 0 when it does not."""
+    picture: str
+    """Key of the picture preparation the reader applies."""
+    open_reader: Callable[[], AbstractAsyncContextManager[FrameReader]]
+    """Opens the video; called at most once, and only if a frame is needed."""
+    local_only: bool = False
+
+
+class Analyzer(Protocol):
+    """Looks at a video and says what is where."""
+
+    async def analyse(self, job: VideoJob) -> Analysis:
+        """Look at one video until its sampler has nothing more to ask.
+
+        Raises:
+            MediaError: no frame of it can be had.
+            OutageError: the endpoints are gone; what was answered is in the ledger.
+            LedgerError: answers can no longer be kept.
+        """
+        ...
 
 
 class ProgressSink(Protocol):
