@@ -1,0 +1,64 @@
+"""Set up a virtual environment of the project's own, once, and go on inside it. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / ".venv"
+_INSIDE = "HAVEN_VLM_INSIDE_ENVIRONMENT"
+
+
+def run_inside(module: str, arguments: Sequence[str]) -> int | None:
+    """Make sure that `module` runs in the project's environment.
+
+    Returns:
+        None when this process is inside already and shall go on; else the exit code of the process that
+        was started inside.
+
+    Raises:
+        SystemExit: the environment cannot be made; says why.
+    """
+    if sys.version_info < (3, 11):
+        raise SystemExit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
+    if os.environ.get(_INSIDE) == str(ENVIRONMENT):
+        return None
+    python = _ensure()
+    environ = {**os.environ, _INSIDE: str(ENVIRONMENT)}
+    return subprocess.call([str(python), "-m", module, *arguments], cwd=ROOT, env=environ)
+
+
+def _ensure() -> Path:
+    """Make the environment unless one for these requirements and this Python is there; returns its interpreter."""
+    python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = _fingerprint()
+    stamp = ENVIRONMENT / "ready"
+    if python.exists() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return python
+    print(f"Setting up {ENVIRONMENT} (once; about 100 MB of packages) …", file=sys.stderr, flush=True)  # noqa: T201
+    # Debian's Python comes without ensurepip: then the environment borrows the pip outside
+    own_pip = importlib.util.find_spec("ensurepip") is not None
+    steps = [
+        [sys.executable, "-m", "venv", "--clear", *([] if own_pip else ["--without-pip"]), str(ENVIRONMENT)],
+        [
+            *([str(python), "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(python)]),
+            *("install", "--quiet", "--disable-pip-version-check", "-r", str(ROOT / "requirements-dev.txt")),
+        ],
+    ]
+    for step in steps:
+        done = subprocess.run(step, check=False)
+        if done.returncode:
+            raise SystemExit(f"The environment could not be set up; this command failed: {' '.join(step)}")
+    stamp.write_text(wanted, encoding="utf-8")
+    return python
+
+
+def _fingerprint() -> str:
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "requirements-dev.txt")]
+    return hashlib.sha256("\n".join([sys.version, sys.executable, *texts]).encode()).hexdigest()

@@ -1,0 +1,107 @@
+"""How far a run is, how fast it goes and when it will be done. Pure but for an injected clock."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from haven_vlm_utility import duration_text
+
+_WINDOW_S = 120.0
+"""The rate is measured over this much of the recent past: long enough to be calm, short enough to follow."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    planned: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A snapshot of a run's progress."""
+
+    fraction: float
+    """Settled share of the whole, 0 to 1; never falls."""
+    done: int
+    planned: int
+    per_minute: float
+    """Questions settled a minute, lately; 0 while unknown."""
+    remaining_s: float | None
+    """Seconds to go at this pace; None while unknown."""
+
+    def __str__(self) -> str:
+        text = f"{self.done:,} of about {self.planned:,} frames"
+        if self.per_minute:
+            text += f", {self.per_minute:,.0f} a minute"
+        if self.remaining_s is not None:
+            text += f", about {duration_text(self.remaining_s)} to go"
+        return text
+
+
+class Progress:
+    """Adds up questions done and planned over all media of a run; a `ProgressSink`.
+
+    A medium that has not been started is expected to take `expected` questions, so the bar neither leaps
+    at the start nor stands still at the end. The fraction shown never falls when plans grow.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[Pace], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._show = show
+        self._clock = clock
+        self._lanes: dict[str, _Lane] = {}
+        self._expected: dict[str, int] = {}
+        self._closed_units = 0
+        self._highest = 0.0
+        self._recent: deque[tuple[float, int]] = deque()
+        self._settled = 0
+
+    def expect(self, lane: str, questions: int) -> None:
+        """Say roughly how many questions a medium will take that has not been started."""
+        self._expected[lane] = max(1, questions)
+
+    def plan(self, lane: str, planned: int) -> None:
+        """Say (anew) how many questions this medium will probably take in all."""
+        self._expected.pop(lane, None)
+        self._lanes.setdefault(lane, _Lane()).planned = max(1, planned)
+        self._show(self.pace())
+
+    def done(self, lane: str, count: int = 1) -> None:
+        """Say that `count` more of them are settled."""
+        self._lanes.setdefault(lane, _Lane()).done += count
+        self._settled += count
+        now = self._clock()
+        self._recent.append((now, self._settled))
+        while self._recent and self._recent[0][0] < now - _WINDOW_S:
+            self._recent.popleft()
+        self._show(self.pace())
+
+    def close(self, lane: str) -> None:
+        """The medium is finished: whatever was planned for it counts as settled."""
+        state = self._lanes.pop(lane, None)
+        expected = self._expected.pop(lane, 0)
+        self._closed_units += max(state.done, 1) if state else max(expected, 1)
+        self._show(self.pace())
+
+    def pace(self) -> Pace:
+        """The progress at this moment."""
+        open_done = sum(min(s.done, s.planned) if s.planned else s.done for s in self._lanes.values())
+        open_planned = sum(max(s.planned, s.done) for s in self._lanes.values())
+        done = self._closed_units + open_done
+        planned = self._closed_units + open_planned + sum(self._expected.values())
+        fraction = done / planned if planned else 0.0
+        self._highest = max(self._highest, min(fraction, 1.0))
+        per_second = 0.0
+        if len(self._recent) > 1:
+            (first_at, first), (last_at, last) = self._recent[0], self._recent[-1]
+            if last_at > first_at:
+                per_second = (last - first) / (last_at - first_at)
+        remaining = (planned - done) / per_second if per_second > 0 else None
+        return Pace(self._highest, done, planned, per_second * 60, remaining)

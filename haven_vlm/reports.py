@@ -1,0 +1,189 @@
+"""A finished run as data and as words: per medium, per endpoint, per cause. Pure but for `write`."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from haven_vlm.facts import Kind, Span
+from haven_vlm.ports import PoolStatistics
+from haven_vlm_utility import clock_text, count_text, duration_text
+
+
+class Status(StrEnum):
+    """How a medium fared."""
+
+    TAGGED = "tagged"
+    """Analysed and written (or planned, in a preview)."""
+    INCOMPLETE = "incomplete"
+    """Too many frames were not analysed; nothing written, trigger tag kept."""
+    ERRORED = "errored"
+    """The medium itself is at fault; marked so, trigger tag kept."""
+    FAILED = "failed"
+    """Something around it failed (unreachable file, Stash, outage); trigger tag kept."""
+    SKIPPED = "skipped"
+    """Not worked on: gone, no longer marked, or another run has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediumReport:
+    """What happened to one medium."""
+
+    kind: Kind
+    id: str
+    title: str
+    status: Status
+    reason: str = ""
+    """A sentence, when there is something to say."""
+    tags: tuple[str, ...] = ()
+    """Tags the medium got from us, as they are called in Stash."""
+    spans: tuple[Span, ...] = ()
+    samples: int = 0
+    coverage: float = 0.0
+    asked: int = 0
+    reused: int = 0
+    inherited: int = 0
+    left_network: int = 0
+    markers_created: int = 0
+    markers_removed: int = 0
+    kept_for_user: int = 0
+    """Things of ours that the user has made theirs, and that were left alone."""
+    problems: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """One line for the log."""
+        name = f"{self.kind} {self.id}" + (f" “{self.title}”" if self.title else "")
+        if self.status is not Status.TAGGED:
+            return f"{name}: {self.status} – {self.reason}" if self.reason else f"{name}: {self.status}"
+        counted = [count_text(self.asked, "question")]
+        if self.reused:
+            counted.append(f"{self.reused} known")
+        if self.inherited:
+            counted.append(f"{self.inherited} alike")
+        what = ", ".join(self.tags) or "no tag applies"
+        markers = f", {count_text(len(self.spans), 'marker')}" if self.spans else ""
+        return f"{name}: {what}{markers} ({', '.join(counted)})"
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What happened in one run."""
+
+    mode: str
+    run_id: int
+    started: str
+    """ISO 8601 with offset."""
+    seconds: float
+    media: tuple[MediumReport, ...]
+    pool: PoolStatistics | None = None
+    ended_because: str = ""
+    """Why the run ended early, in words; empty when it did everything."""
+    written: bool = True
+    """False for a preview."""
+
+    @property
+    def counts(self) -> Counter[Status]:
+        """Media by status."""
+        return Counter(m.status for m in self.media)
+
+    def summary(self) -> str:
+        """A few lines for the user: what was done, what was not and why."""
+        asked = sum(m.asked for m in self.media)
+        reused = sum(m.reused for m in self.media)
+        inherited = sum(m.inherited for m in self.media)
+        left = sum(m.left_network for m in self.media)
+        counts = self.counts
+        noun = str(self.media[0].kind) if self.media else "scene"
+        done = counts[Status.TAGGED]
+        verb = "Tagged" if self.written else "Looked at"
+        head = f"{verb} {done} of {count_text(len(self.media), noun)} in {duration_text(self.seconds)}"
+        details = [count_text(asked, "question")]
+        if reused:
+            details.append(f"{reused:,} answers known before")
+        if inherited:
+            details.append(f"{inherited:,} frames like their neighbour or black")
+        markers = sum(m.markers_created for m in self.media)
+        if self.written and markers:
+            details.append(f"{count_text(markers, 'marker')} written")
+        details.append(f"{count_text(left, 'frame')} left the network" if left else "no frame left the network")
+        lines = [f"{head}: {', '.join(details)}."]
+        if self.ended_because:
+            lines.append(f"The run ended early: {self.ended_because}")
+        for reason, count in self.causes().most_common(10):
+            lines.append(f"{count_text(count, noun)}: {reason}")
+        if not self.written:
+            lines.append("Nothing was written to Stash: this was a preview.")
+        return "\n".join(lines)
+
+    def causes(self) -> Counter[str]:
+        """Reason of what was not tagged → number of media."""
+        return Counter(m.reason for m in self.media if m.status is not Status.TAGGED and m.reason)
+
+    def as_json(self) -> str:
+        """The whole report as JSON."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1, default=str)
+
+    def as_csv(self) -> str:
+        """One line per span, for spreadsheets; formulas are defused."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["kind", "id", "title", "status", "tag", "start", "end", "confidence", "reason"])
+        for m in self.media:
+            for span in m.spans or (None,):
+                cells: Sequence[object] = ("", "", "", "")
+                if span:
+                    cells = (span.tag, clock_text(span.start_ms), clock_text(span.end_ms), f"{span.confidence:.2f}")
+                writer.writerow([_cell(c) for c in (m.kind, m.id, m.title, m.status, *cells, m.reason)])
+        return out.getvalue()
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    # a title that starts like a formula would be run by a spreadsheet
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def pool_table(pool: PoolStatistics) -> str:
+    """Endpoints as a table for the log."""
+    rows = [("endpoint", "model", "answers", "share", "p50", "p95", "failures", "state")]
+    total = sum(e.answered for e in pool.endpoints) or 1
+    for e in pool.endpoints:
+        failures = ", ".join(f"{count}× {fault}" for fault, count in sorted(e.failures.items())) or "–"
+        state = f"{e.state}: {e.reason}" if e.reason else e.state
+        rows.append(
+            (
+                e.name, e.model or "–", f"{e.answered:,}", f"{e.answered / total:.0%}",
+                f"{e.p50_s:.2f} s", f"{e.p95_s:.2f} s", failures, state,
+            )
+        )  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new content, never half of it.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as handle:
+            handle.write(text)
+        os.replace(name, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

@@ -1,0 +1,311 @@
+"""One video → what is where: reader, sampler, endpoints, ledger. Knows no Stash.
+
+Work goes in passes over the file: all times wanted now are decoded in ascending order, and each frame is asked
+about as soon as the pool gives leave, while decoding goes on. Answers are committed the moment they arrive; a
+repeated run finds them in the ledger and asks only for what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from bisect import bisect_left, insort
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+
+from haven_vlm.errors import HavenError, MediaUnreadable
+from haven_vlm.facts import Answer, Frame, Glimpse, Outcome, Prompt, Question, Sample
+from haven_vlm.likeness import is_blank, same_picture
+from haven_vlm.ports import (
+    Analysis,
+    AnswerKey,
+    AnswerStore,
+    FrameReader,
+    ProgressSink,
+    Sampler,
+    Ticket,
+    VideoJob,
+    VisionPool,
+)
+from haven_vlm_utility import clock_text
+
+log = logging.getLogger(__name__)
+
+SPARE_BYTES = 24 * 1024 * 1024
+"""Most that decoded pictures kept for the next pass may take, for each video."""
+
+SamplerFactory = Callable[[int, tuple[Glimpse, ...] | None], Sampler]
+"""Duration in milliseconds and (if `needs_survey`) the keyframes → where to look."""
+
+
+class BuiltInEngine:
+    """The connector's own `Analyzer`."""
+
+    def __init__(
+        self,
+        *,
+        pool: VisionPool,
+        store: AnswerStore,
+        prompt: Prompt,
+        make_sampler: SamplerFactory,
+        progress: ProgressSink,
+        needs_survey: bool = False,
+        skip_similar: bool = True,
+        log_frames: bool = False,
+    ) -> None:
+        self._pool = pool
+        self._store = store
+        self._prompt = prompt
+        self._make_sampler = make_sampler
+        self._progress = progress
+        self._needs_survey = needs_survey
+        self._skip_similar = skip_similar
+        self._log_frames = log_frames
+
+    async def analyse(self, job: VideoJob) -> Analysis:
+        """See `Analyzer.analyse`."""
+        key = AnswerKey(job.identity, job.picture, self._prompt)
+        known = await self._store.known(key, self._pool.models)
+        look = _Look(job=job, key=key, seen=dict(known), reused=len(known))
+        try:
+            async with AsyncExitStack() as stack:
+                stack.callback(self._pool.close_lane, job.lane)
+                await self._run(look, stack)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None  # one outage reaches many questions at once; one sentence will do
+        return look.analysis()
+
+    async def _run(self, look: _Look, stack: AsyncExitStack) -> None:
+        job = look.job
+        reader: FrameReader | None = None
+        glimpses: tuple[Glimpse, ...] | None = None
+        if not job.duration_ms or self._needs_survey:
+            reader = await stack.enter_async_context(job.open_reader())
+        if reader is not None and self._needs_survey:
+            glimpses = await reader.survey()
+        look.duration_ms = job.duration_ms or (reader.info.duration_ms if reader else 0) or 0
+        sampler = self._make_sampler(look.duration_ms, glimpses)
+        self._progress.done(job.lane, len(look.seen))
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._progress.plan(job.lane, sampler.planned(look.seen))
+                wish = sampler.wish(look.seen)
+                now = [t for t in wish.now if t not in look.seen and t not in look.under_way]
+                if not now:
+                    if not look.under_way:
+                        return
+                    await look.wait_for_change()
+                    continue
+                if reader is None:
+                    reader = await stack.enter_async_context(job.open_reader())
+                    shorter = reader.info.duration_ms
+                    if shorter and shorter < look.duration_ms:
+                        # Stash counts the sound too; what lies behind the last picture is nobody's fault
+                        look.duration_ms = shorter
+                        sampler = self._make_sampler(shorter, glimpses)
+                        continue
+                look.bad_frames = await self._pass(look, reader, tasks, now, wish.maybe)
+
+    async def _pass(
+        self, look: _Look, reader: FrameReader, tasks: asyncio.TaskGroup, now: list[int], maybe: tuple[int, ...]
+    ) -> int:
+        """Decode the wanted times once, in order, and set a question going for each; returns the bad frames so far."""
+        stored = {t: f for t in now if (f := look.spare.take(t)) is not None}
+        extra = [t for t in maybe if t not in look.seen and t not in look.under_way and t not in look.spare]
+        wanted = sorted({*(t for t in now if t not in stored), *extra})
+        for frame in stored.values():
+            await self._consider(look, frame, tasks)
+        missing = set(wanted) - set(extra)
+        if wanted:
+            frames = reader.frames(wanted)
+            try:
+                async for frame in frames:
+                    if frame.at_ms not in missing:
+                        look.spare.put(frame)
+                        continue
+                    missing.discard(frame.at_ms)
+                    await self._consider(look, frame, tasks)
+            except MediaUnreadable as exc:
+                if not look.seen and not look.under_way:
+                    raise
+                look.problems[f"part of the file cannot be decoded: {exc}"] += len(missing)
+            else:
+                if missing:
+                    look.problems["no picture can be decoded at that time"] += len(missing)
+        for at_ms in missing:
+            look.settle(Sample(at_ms, at_ms, Outcome.UNDECODABLE))
+            self._progress.done(look.job.lane)
+        return reader.bad_frames
+
+    async def _consider(self, look: _Look, frame: Frame, tasks: asyncio.TaskGroup) -> None:
+        """Answer a frame without a question if it looks like its neighbour or is black; else ask."""
+        if self._skip_similar and is_blank(frame.luma):
+            await self._inherit(look, Sample(frame.at_ms, frame.shown_ms, Outcome.NONE, inherited_from_ms=frame.at_ms))
+            return
+        if self._skip_similar and (leader := look.alike(frame)) is not None:
+            settled = look.seen.get(leader)
+            if settled is None:
+                look.follow(leader, frame)
+                return
+            if settled.outcome.analysed:
+                await self._inherit(look, _inherited(frame, settled))
+                return
+        stack = AsyncExitStack()
+        ticket = await stack.enter_async_context(self._pool.ticket(look.job.lane, local_only=look.job.local_only))
+        look.asking(frame)
+        tasks.create_task(self._ask(look, frame, ticket, stack))
+
+    async def _ask(self, look: _Look, frame: Frame, ticket: Ticket, stack: AsyncExitStack) -> None:
+        try:
+            async with stack:
+                answer = await ticket.ask(
+                    Question(
+                        prompt=self._prompt,
+                        jpegs=(frame.jpeg,),
+                        local_only=look.job.local_only,
+                        label=f"{look.job.lane} at {clock_text(frame.at_ms)}",
+                    )
+                )
+            await self._store.record(look.key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
+        except BaseException:
+            look.under_way.discard(frame.at_ms)
+            raise
+        look.count(answer)
+        sample = Sample(frame.at_ms, frame.shown_ms, answer.outcome, answer.tags, answer.model)
+        look.settle(sample)
+        self._progress.done(look.job.lane)
+        if self._log_frames:
+            log.debug("%s at %s: %s %s", look.job.lane, clock_text(frame.at_ms), answer.outcome, dict(answer.tags))
+        for follower in look.followers.pop(frame.at_ms, ()):
+            look.under_way.discard(follower.at_ms)
+            if sample.outcome.analysed:
+                await self._inherit(look, _inherited(follower, sample))
+            else:
+                look.spare.put(follower)  # its neighbour has no answer: it will be asked itself
+
+    async def _inherit(self, look: _Look, sample: Sample) -> None:
+        await self._store.record_inherited(look.key, sample=sample)
+        look.inherited += 1
+        look.settle(sample)
+        self._progress.done(look.job.lane)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error of our own in a group, else the first of any kind."""
+    leaves: list[BaseException] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(reversed(error.exceptions))
+        else:
+            leaves.append(error)
+    return next((e for e in leaves if isinstance(e, HavenError)), leaves[0])
+
+
+def _inherited(frame: Frame, source: Sample) -> Sample:
+    return replace(source, at_ms=frame.at_ms, shown_ms=frame.shown_ms, inherited_from_ms=source.at_ms)
+
+
+class _Spare:
+    """Decoded pictures that may be wanted in the next pass, bounded in bytes; the oldest go first."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._frames: OrderedDict[int, Frame] = OrderedDict()
+        self._bytes = 0
+
+    def __contains__(self, at_ms: int) -> bool:
+        return at_ms in self._frames
+
+    def put(self, frame: Frame) -> None:
+        if frame.at_ms in self._frames:
+            return
+        self._frames[frame.at_ms] = frame
+        self._bytes += len(frame.jpeg)
+        while self._bytes > self._limit:
+            _, dropped = self._frames.popitem(last=False)
+            self._bytes -= len(dropped.jpeg)
+
+    def take(self, at_ms: int) -> Frame | None:
+        frame = self._frames.pop(at_ms, None)
+        if frame is not None:
+            self._bytes -= len(frame.jpeg)
+        return frame
+
+
+@dataclass(slots=True)
+class _Look:
+    """The state of looking at one video."""
+
+    job: VideoJob
+    key: AnswerKey
+    seen: dict[int, Sample]
+    reused: int
+    duration_ms: int = 0
+    asked: int = 0
+    inherited: int = 0
+    left_network: int = 0
+    bad_frames: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+    under_way: set[int] = field(default_factory=set)
+    """Times that are being asked about, or wait for their leader's answer."""
+    followers: dict[int, list[Frame]] = field(default_factory=dict)
+    spare: _Spare = field(default_factory=lambda: _Spare(SPARE_BYTES))
+    _lumas: dict[int, bytes] = field(default_factory=dict)
+    _luma_times: list[int] = field(default_factory=list)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def asking(self, frame: Frame) -> None:
+        self.under_way.add(frame.at_ms)
+        if frame.at_ms not in self._lumas:
+            insort(self._luma_times, frame.at_ms)
+        self._lumas[frame.at_ms] = frame.luma
+        if len(self._lumas) > 4096:  # two hours at 2 s; what is dropped costs a question, never an answer
+            del self._lumas[self._luma_times.pop(0)]
+
+    def alike(self, frame: Frame) -> int | None:
+        """The nearest asked frame on either side that looks the same.
+
+        Frames are compared with frames that were really asked, so likeness cannot drift along a chain.
+        """
+        position = bisect_left(self._luma_times, frame.at_ms)
+        sides = self._luma_times[max(0, position - 1) : position + 1]
+        for leader in sorted(sides, key=lambda t: abs(t - frame.at_ms)):
+            if same_picture(self._lumas[leader], frame.luma):
+                return leader
+        return None
+
+    def follow(self, leader: int, frame: Frame) -> None:
+        self.under_way.add(frame.at_ms)
+        self.followers.setdefault(leader, []).append(frame)
+
+    def count(self, answer: Answer) -> None:
+        self.asked += 1
+        self.left_network += answer.remote
+        if not answer.outcome.analysed:
+            self.problems[answer.detail or str(answer.outcome)] += 1
+
+    def settle(self, sample: Sample) -> None:
+        self.under_way.discard(sample.at_ms)
+        self.seen[sample.at_ms] = sample
+        self._changed.set()
+
+    async def wait_for_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def analysis(self) -> Analysis:
+        samples: Mapping[int, Sample] = dict(sorted(self.seen.items()))
+        return Analysis(
+            samples=samples,
+            duration_ms=self.duration_ms or max(samples, default=0),
+            asked=self.asked,
+            reused=self.reused,
+            inherited=self.inherited,
+            bad_frames=self.bad_frames,
+            left_network=self.left_network,
+            problems=dict(self.problems),
+        )

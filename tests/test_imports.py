@@ -1,0 +1,70 @@
+"""The module map as a rule: who may import whom, and which library is known to which module only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+ROWS: dict[str, int] = {
+    "haven_vlm": 0, "haven_vlm.errors": 0, "haven_vlm.facts": 0, "haven_vlm_utility": 0,
+    "haven_vlm.ports": 1, "haven_vlm.settings": 1, "haven_vlm.prompts": 1, "haven_vlm.progress": 1,
+    "haven_vlm_config": 2, "haven_media_handler": 2, "haven_vlm.bootstrap": 2,
+    "haven_vlm.reports": 3,
+    "haven_vlm_engine": 4,
+    "haven_vlm.tasks": 5,
+    "haven_vlm_connector": 6,
+}  # fmt: skip
+"""Row of each module in docs/architecture.md; a file imports only from smaller rows, within row 0 also from equals."""
+
+ONLY = {
+    "av": {"haven_vlm.media", "haven_vlm.picture", "haven_vlm.reading"},
+    "aiohttp": {"haven_vlm.endpoint", "haven_vlm_connector"},
+    "stashapi": {"haven_media_handler"},
+    "sqlite3": {"haven_vlm.journal"},
+    "yaml": {"haven_vlm_config"},
+}
+"""Library → the modules that may know it."""
+
+PRODUCTION = [*sorted((ROOT / "haven_vlm").glob("**/*.py")), *sorted(ROOT.glob("haven_*.py"))]
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(p for p in parts if p != "__init__")
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            assert node.module
+            yield node.module
+
+
+@pytest.mark.parametrize("file", PRODUCTION, ids=module_name)
+def test_imports_point_downwards(file: Path) -> None:
+    name = module_name(file)
+    assert name in ROWS, f"{name} has no row yet: add it to the module map"
+    for imported in imports(file):
+        top = imported.split(".")[0]
+        assert top not in ("demo", "tests", "bench"), f"{name} imports {imported}"
+        if imported in ROWS:
+            below = ROWS[imported] < ROWS[name] or ROWS[imported] == ROWS[name] == 0
+            assert below, f"{name} (row {ROWS[name]}) imports {imported} (row {ROWS[imported]})"
+            if name.startswith("haven_vlm."):
+                assert imported.startswith("haven_vlm.") or imported == "haven_vlm_utility", f"{name}: {imported}"
+        for library, knowers in ONLY.items():
+            if top == library:
+                assert name in knowers, f"{name} imports {imported}"
+
+
+def test_no_other_yml_file_lies_below_the_plugin() -> None:
+    found = [p.relative_to(ROOT) for p in ROOT.rglob("*.yml") if not p.relative_to(ROOT).parts[0].startswith(".")]
+    assert [str(p) for p in found] == ["ahavenvlmconnector.yml"]
