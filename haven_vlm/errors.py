@@ -17,6 +17,7 @@
     │   └── MediaUnreadable      the medium itself is damaged, empty or no picture
     ├── EndpointError            one attempt at one endpoint failed; see `EndpointFault`
     └── OutageError              no endpoint can take work, for longer than the settings allow
+        └── LocalOutageError     no local endpoint can take what must stay local; other work can go on
 
 Messages are sentences for the person who runs Stash: what happened, and what to do about it.
 """
@@ -150,6 +151,10 @@ class EndpointError(HavenError):
 
 class OutageError(HavenError):
     """No endpoint can take work and none came back in time; the run ends and everything is resumable."""
+
+
+class LocalOutageError(OutageError):
+    """Nothing on the local network can take a question that must not leave it; other media are not affected."""
 
 
 class PartialWrite(StashError):

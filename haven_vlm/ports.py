@@ -99,6 +99,8 @@ class Capabilities:
     """The address lies outside loopback and private networks."""
     refused_fields: frozenset[str] = frozenset()
     """Request fields this server answered 400/422 to."""
+    answer_s: float | None = None
+    """Seconds one question with a picture took in the probe, if one was asked: a first guess at its speed."""
 
 
 class VisionEndpoint(Protocol):
@@ -155,7 +157,7 @@ class EndpointStatistics:
     base_url: str
     model: str
     state: str
-    """'ready', 'cooling down', 'parked', 'unused'."""
+    """'ready', 'preparing', 'cooling down', 'parked', 'unused'."""
     reason: str
     """Why it is not ready, and the fix, in words; empty when ready."""
     until_s: float | None
@@ -223,11 +225,31 @@ class VisionPool(Protocol):
         """
         ...
 
+    def expect(self, lane: str, count: int) -> None:
+        """Say (anew) for how many more tickets this lane will probably ask, those it waits for now included.
+
+        Only then can the end of a run be told from its middle, where every slot is worth using: the last
+        questions are kept from an endpoint that would answer them later than a faster one that is still busy.
+        """
+        ...
+
     def close_lane(self, lane: str) -> None:
         """Forget a lane that has no more questions."""
         ...
 
     def statistics(self) -> PoolStatistics: ...
+
+
+class EndpointMemory(Protocol):
+    """What was learned about endpoints, kept from run to run. Small, blocking, quick; losing it costs speed only."""
+
+    def get(self, key: str) -> Mapping[str, float] | None:
+        """What was put under this key last; None when there is nothing usable."""
+        ...
+
+    def put(self, key: str, value: Mapping[str, float]) -> None:
+        """Remember `value`; a failure to write is logged, not raised."""
+        ...
 
 
 # --- memory ---------------------------------------------------------------------------------------------------
