@@ -25,7 +25,7 @@ def run_inside(module: str, arguments: Sequence[str]) -> int | None:
     Raises:
         SystemExit: the environment cannot be made; says why.
     """
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file is what an older Python gets to see first
         raise SystemExit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
     if os.environ.get(_INSIDE) == str(ENVIRONMENT):
         return None

@@ -44,32 +44,27 @@ class Pace:
 class Progress:
     """Adds up questions done and planned over all media of a run; a `ProgressSink`.
 
-    A medium that has not been started is expected to take `expected` questions, so the bar neither leaps
-    at the start nor stands still at the end. The fraction shown never falls when plans grow.
+    A medium that has not been started is expected to take as many questions as those known so far do on
+    average, so the bar neither leaps at the start nor stands still at the end. The fraction never falls.
     """
 
-    def __init__(
-        self,
-        show: Callable[[Pace], None],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, show: Callable[[Pace], None], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._show = show
         self._clock = clock
+        self._media = 0
         self._lanes: dict[str, _Lane] = {}
-        self._expected: dict[str, int] = {}
+        self._closed = 0
         self._closed_units = 0
         self._highest = 0.0
         self._recent: deque[tuple[float, int]] = deque()
         self._settled = 0
 
-    def expect(self, lane: str, questions: int) -> None:
-        """Say roughly how many questions a medium will take that has not been started."""
-        self._expected[lane] = max(1, questions)
+    def media(self, count: int) -> None:
+        """Say how many media the run is about."""
+        self._media = count
 
     def plan(self, lane: str, planned: int) -> None:
         """Say (anew) how many questions this medium will probably take in all."""
-        self._expected.pop(lane, None)
         self._lanes.setdefault(lane, _Lane()).planned = max(1, planned)
         self._show(self.pace())
 
@@ -79,29 +74,32 @@ class Progress:
         self._settled += count
         now = self._clock()
         self._recent.append((now, self._settled))
-        while self._recent and self._recent[0][0] < now - _WINDOW_S:
+        while self._recent[0][0] < now - _WINDOW_S:
             self._recent.popleft()
         self._show(self.pace())
 
     def close(self, lane: str) -> None:
         """The medium is finished: whatever was planned for it counts as settled."""
-        state = self._lanes.pop(lane, None)
-        expected = self._expected.pop(lane, 0)
-        self._closed_units += max(state.done, 1) if state else max(expected, 1)
+        state = self._lanes.pop(lane, _Lane())
+        self._closed += 1
+        self._closed_units += state.done  # a medium that took no question has no weight
         self._show(self.pace())
 
     def pace(self) -> Pace:
         """The progress at this moment."""
-        open_done = sum(min(s.done, s.planned) if s.planned else s.done for s in self._lanes.values())
         open_planned = sum(max(s.planned, s.done) for s in self._lanes.values())
-        done = self._closed_units + open_done
-        planned = self._closed_units + open_planned + sum(self._expected.values())
-        fraction = done / planned if planned else 0.0
+        done = self._closed_units + sum(s.done for s in self._lanes.values())
+        known = self._closed_units + open_planned
+        started = self._closed + len(self._lanes)
+        unstarted = max(0, self._media - started)
+        planned = known + round(unstarted * (known / started if known else 100))
+        by_media = self._closed / self._media if self._media else 0.0
+        fraction = done / planned if planned else by_media
         self._highest = max(self._highest, min(fraction, 1.0))
         per_second = 0.0
         if len(self._recent) > 1:
             (first_at, first), (last_at, last) = self._recent[0], self._recent[-1]
             if last_at > first_at:
                 per_second = (last - first) / (last_at - first_at)
-        remaining = (planned - done) / per_second if per_second > 0 else None
+        remaining = max(0, planned - done) / per_second if per_second > 0 else None
         return Pace(self._highest, done, planned, per_second * 60, remaining)

@@ -156,10 +156,6 @@ class Settings(Section):
         description="When no endpoint answers, use model servers found on this machine's usual ports.",
     )
     hedge: bool = Field(False, description="At the end of a run, ask a second local endpoint when the first is slow.")
-    engine: Literal["built-in", "vlm-engine"] = Field(
-        "built-in",
-        description="Who looks at videos: this connector, or the `vlm-engine` package.",
-    )
 
     # what to ask
     tag_list: Annotated[tuple[TagSettings, ...], BeforeValidator(_tag_list)] = Field(
