@@ -83,6 +83,7 @@ def _allowed(field: FieldInfo) -> str:
         return "length of time"
     literals = [f"`{a}`" for a in get_args(field.annotation) if isinstance(a, str)]
     bounds = {type(m).__name__.lower(): m for m in field.metadata}
+    low: Any = None
     low, high = bounds.get("ge") or bounds.get("gt"), bounds.get("le") or bounds.get("lt")
     if low is not None or high is not None:
         low_text = f"more than {low.gt}" if hasattr(low, "gt") else f"from {low.ge}" if hasattr(low, "ge") else ""

@@ -1,0 +1,229 @@
+"""Packages become importable by the first way that works, and the failure of all is one clear sentence.
+
+Pip is played by a module of the same name on PYTHONPATH, so nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from haven_vlm import bootstrap
+from haven_vlm.bootstrap import REQUIREMENTS, Requirement, ensure_dependencies
+from haven_vlm.errors import DependencyError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+HOOPS = Requirement("hoopsmod", "hoops-package", "2.1")
+
+FAKE_PIP = """
+import json, pathlib, sys
+args = sys.argv[1:]
+log = pathlib.Path(__file__).parent / "calls"
+log.write_text(str(int(log.read_text()) + 1 if log.exists() else 1))
+mode = (pathlib.Path(__file__).parent / "mode").read_text()
+if mode == "fails":
+    print("noise\\nERROR: No matching distribution found for hoops-package", file=sys.stderr); sys.exit(1)
+if mode == "old" and "--report" in args:
+    print("no such option: --report", file=sys.stderr); sys.exit(2)
+target = pathlib.Path(args[args.index("--target") + 1])
+(target / "hoopsmod.py").write_text("BALL = 'round'")
+info = target / "hoops_package-2.2.dist-info"; info.mkdir()
+(info / "METADATA").write_text("Metadata-Version: 2.1\\nName: hoops-package\\nVersion: 2.2\\n")
+if "--report" in args:
+    pathlib.Path(args[args.index("--report") + 1]).write_text(json.dumps({"install": [{
+        "metadata": {"name": "hoops-package", "version": "2.2"},
+        "download_info": {"url": "secret://somewhere", "archive_info": {"hashes": {"sha256": "abc123"}}}}]}))
+"""
+
+
+class Pip:
+    """The fake pip: how it behaves and how often it was called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "pip").mkdir(parents=True)
+        (folder / "pip" / "__init__.py").touch()
+        (folder / "pip" / "__main__.py").write_text(FAKE_PIP, encoding="utf-8")
+        self.behave("works")
+
+    def behave(self, mode: str) -> None:
+        (self.folder / "pip" / "mode").write_text(mode, encoding="utf-8")
+
+    @property
+    def calls(self) -> int:
+        file = self.folder / "pip" / "calls"
+        return int(file.read_text(encoding="utf-8")) if file.exists() else 0
+
+
+@pytest.fixture
+def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pip]:
+    fake = Pip(tmp_path / "fake")
+    monkeypatch.setenv("PYTHONPATH", str(fake.folder))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # no git: PythonDepManager is not asked
+    yield fake
+    sys.modules.pop("hoopsmod", None)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    folder = tmp_path / "plugins" / "community" / "ahavenvlmconnector"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def forget(plugin: Path) -> None:
+    """A new process begins: nothing of the private folder is on the path."""
+    sys.path[:] = [p for p in sys.path if not p.startswith(str(plugin.parent))]
+    importlib.invalidate_caches()
+
+
+def test_requirements_are_the_same_everywhere() -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert sorted(r.pip_spec for r in REQUIREMENTS) == sorted(line for line in lines if line and line[0] != "#")
+
+
+def test_what_is_installed_costs_no_subprocess(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a subprocess was started"))
+    monkeypatch.setattr(shutil, "which", lambda name: pytest.fail("git was looked for"))
+    assert ensure_dependencies(plugin) == "already installed"
+    assert list(plugin.iterdir()) == []
+
+
+def test_a_private_folder_is_filled_once(plugin: Path, pip: Pip) -> None:
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
+    import hoopsmod  # type: ignore[import-not-found]
+
+    assert hoopsmod.BALL == "round"
+    forget(plugin)
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
+    assert pip.calls == 1
+
+
+def test_what_was_installed_is_recorded_with_its_hash_and_no_address(plugin: Path, pip: Pip) -> None:
+    ensure_dependencies(plugin, requirements=[HOOPS])
+    (record,) = plugin.glob(".python/*/installed.json")
+    assert json.loads(record.read_text()) == [{"name": "hoops-package", "version": "2.2", "hash": "abc123"}]
+    assert not list(plugin.glob(".python/*/report.json"))
+
+
+def test_an_old_pip_without_reports_will_do(plugin: Path, pip: Pip) -> None:
+    pip.behave("old")
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
+
+
+def test_a_failure_is_one_sentence_with_the_reason_and_the_command(plugin: Path, pip: Pip) -> None:
+    pip.behave("fails")
+    with pytest.raises(DependencyError) as caught:
+        ensure_dependencies(plugin, requirements=[HOOPS])
+    text = str(caught.value)
+    assert "No matching distribution found for hoops-package" in text
+    assert f'{sys.executable} -m pip install "hoops-package>=2.1"' in text
+    assert "\n" not in text
+    assert not [p for p in plugin.glob(".python/*") if p.is_dir()]
+
+
+def test_an_interrupted_install_is_repaired(plugin: Path, pip: Pip) -> None:
+    home = plugin / ".python"
+    for name in (bootstrap._folder_name([HOOPS]), "cpython-39-linux-old.part-x"):
+        (home / name).mkdir(parents=True)
+        (home / name / "half.py").touch()
+    ensure_dependencies(plugin, requirements=[HOOPS])
+    (folder,) = [p for p in home.iterdir() if p.is_dir()]
+    assert (folder / "hoopsmod.py").exists()
+    assert not (folder / "half.py").exists()
+
+
+def test_a_plugin_folder_that_cannot_be_written_falls_back_to_the_spare_one(
+    plugin: Path, pip: Pip, tmp_path: Path
+) -> None:
+    (plugin / ".python").touch()  # a file where the folder should be: works as root too, unlike permissions
+    spare = tmp_path / "spare"
+    assert str(spare) in ensure_dependencies(plugin, spare_dir=spare, requirements=[HOOPS])
+    forget(tmp_path / "x")
+    sys.path[:] = [p for p in sys.path if not p.startswith(str(spare))]
+    assert str(spare) in ensure_dependencies(plugin, spare_dir=spare, requirements=[HOOPS])
+    assert pip.calls == 1
+
+
+def test_a_broken_installation_is_replaced(plugin: Path, pip: Pip) -> None:
+    ensure_dependencies(plugin, requirements=[HOOPS])
+    ensure_dependencies(plugin, requirements=[HOOPS], distrust_installed=True)
+    assert pip.calls == 2
+
+
+def test_two_tasks_at_once_install_once(plugin: Path, pip: Pip) -> None:
+    results: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(ensure_dependencies(plugin, requirements=[HOOPS])))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(results) == 3
+    assert pip.calls == 1
+
+
+def _managed(plugin: Path, version: str) -> Path:
+    folder = plugin.parent / "py_dependencies" / "hoopsmod_latest"
+    (folder / f"hoops_package-{version}.dist-info").mkdir(parents=True)
+    (folder / f"hoops_package-{version}.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: hoops-package\nVersion: {version}\n", encoding="utf-8"
+    )
+    (folder / "hoopsmod.py").touch()
+    return folder
+
+
+def test_what_the_manager_has_installed_is_used_without_it(plugin: Path, pip: Pip) -> None:
+    _managed(plugin, "2.1")
+    assert ensure_dependencies(plugin, requirements=[HOOPS]) == "installed by PythonDepManager"
+    assert pip.calls == 0
+
+
+def test_what_the_manager_has_installed_and_is_too_old_is_not_used(plugin: Path, pip: Pip) -> None:
+    _managed(plugin, "2.0.9")
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_the_manager_is_asked_first_when_git_is_there(
+    plugin: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/git")
+
+    class Manager:
+        asked: tuple[str, ...] = ()
+
+        def ensure_import(self, *specs: str) -> None:
+            Manager.asked = specs
+            if not works:
+                raise RuntimeError("no network")
+            sys.path.insert(0, str(_managed(plugin, "2.5")))
+
+    monkeypatch.setitem(sys.modules, "PythonDepManager", Manager())
+    expected = "installed by PythonDepManager" if works else "private folder"
+    assert expected in ensure_dependencies(plugin, requirements=[HOOPS])
+    assert Manager.asked == ("hoopsmod:hoops-package>=2.1",)
+
+
+def test_the_manager_gets_the_names_that_are_imported() -> None:
+    specs = {r.manager_spec.split(">")[0] for r in REQUIREMENTS}
+    assert {"stashapi:stashapp-tools", "yaml:PyYAML", "PIL:pillow"} <= specs
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"), [("2.9", "2.10"), ("1.99", "2"), ("15.0rc1", "15.0.1"), ("0.2.58", "0.2.59")]
+)
+def test_versions_are_compared_by_number(older: str, newer: str) -> None:
+    assert bootstrap._release(older) < bootstrap._release(newer)
+    assert bootstrap._release("15.0") == bootstrap._release("15")
