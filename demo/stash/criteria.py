@@ -1,0 +1,390 @@
+"""Filter inputs to SQL conditions, with Stash's meanings: an empty tag criterion asks for nothing, `_` is a wildcard.
+
+Conditions are correlated to the outer table by its name, so a filter inside a filter is a subquery of the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from demo.stash.store import Row, StashError, Store, marks
+
+
+class Condition(NamedTuple):
+    """SQL and its parameters."""
+
+    sql: str
+    params: tuple[Any, ...] = ()
+
+
+Conditions = list[Condition]
+Handler = Callable[[Store, Any], Conditions]
+
+RESOLUTION_PX: dict[str, tuple[int, int]] = {
+    "VERY_LOW": (144, 239), "LOW": (240, 359), "R360P": (360, 479), "STANDARD": (480, 539), "WEB_HD": (540, 719),
+    "STANDARD_HD": (720, 1079), "FULL_HD": (1080, 1439), "QUAD_HD": (1440, 1919), "VR_HD": (1920, 2159),
+    "FOUR_K": (1920, 2559), "FIVE_K": (2560, 2999), "SIX_K": (3000, 3583), "SEVEN_K": (3584, 3839),
+    "EIGHT_K": (3840, 6143), "HUGE": (6144, 2**31),
+}  # fmt: skip
+"""Shorter side in pixels, from and to inclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """Names of the tables one kind of object lives in."""
+
+    table: str
+    key: str
+
+    @property
+    def tags(self) -> str:
+        return f"{self.table}_tags"
+
+    @property
+    def files(self) -> str:
+        return f"{self.table}_files"
+
+
+SCENES = Media("scenes", "scene_id")
+IMAGES = Media("images", "image_id")
+GALLERIES = Media("galleries", "gallery_id")
+
+
+def where(conditions: Iterable[Condition]) -> Condition:
+    """All of them; true when there are none."""
+    wanted = list(conditions)
+    sql = " AND ".join(f"({c.sql})" for c in wanted) or "1"
+    return Condition(sql, tuple(p for c in wanted for p in c.params))
+
+
+def combined(store: Store, given: Row | None, handlers: dict[str, Handler]) -> Conditions:
+    """Conditions of a filter input with its AND, OR and NOT.
+
+    Raises:
+        StashError: more than one of AND, OR and NOT at one level.
+    """
+    if not given:
+        return []
+    operators = [name for name in ("AND", "OR", "NOT") if given.get(name) is not None]
+    if len(operators) > 1:
+        raise StashError(f"cannot have {operators[0]} and {operators[1]} in the same filter")
+    own = [
+        c
+        for name, value in given.items()
+        if name in handlers and value is not None
+        for c in handlers[name](store, value)
+    ]
+    if not operators:
+        return own
+    inner = combined(store, given[operators[0]], handlers)
+    if not inner:
+        return own
+    sub = where(inner)
+    if operators[0] == "AND":
+        return [*own, sub]
+    if operators[0] == "NOT":
+        return [*own, Condition(f"NOT ({sub.sql})", sub.params)]
+    if not own:
+        return [sub]
+    mine = where(own)
+    return [Condition(f"({mine.sql}) OR ({sub.sql})", mine.params + sub.params)]
+
+
+# ---- plain values ----
+
+
+def text(column: str) -> Handler:
+    """String criterion: EQUALS is LIKE, so ASCII case and the wildcards `_` and `%` match."""
+
+    def handle(_store: Store, given: Row) -> Conditions:
+        return [text_condition(column, given)]
+
+    return handle
+
+
+def text_condition(column: str, given: Row) -> Condition:
+    value, modifier = given["value"], given["modifier"]
+    if modifier in {"INCLUDES", "EXCLUDES"}:
+        negated = modifier == "EXCLUDES"
+        words = _words(value)
+        like = f"{column} NOT LIKE ?" if negated else f"{column} LIKE ?"
+        return Condition((" AND " if negated else " OR ").join([like] * len(words)), tuple(f"%{w}%" for w in words))
+    match modifier:
+        case "EQUALS":
+            return Condition(f"{column} LIKE ?", (value,))
+        case "NOT_EQUALS":
+            return Condition(f"{column} NOT LIKE ?", (value,))
+        case "MATCHES_REGEX":
+            return Condition(f"{column} IS NOT NULL AND regexp(?, {column})", (value,))
+        case "NOT_MATCHES_REGEX":
+            return Condition(f"{column} IS NULL OR NOT regexp(?, {column})", (value,))
+        case "IS_NULL":
+            return Condition(f"{column} IS NULL OR TRIM({column}) = ''")
+        case "NOT_NULL":
+            return Condition(f"{column} IS NOT NULL AND TRIM({column}) != ''")
+    raise StashError("internal system error")
+
+
+def _words(value: str) -> list[str]:
+    """INCLUDES looks for any of the words; inside quotes, for the phrase."""
+    stripped = value.strip()
+    bare = stripped.strip('"')
+    return stripped.split() or [""] if bare == stripped else [bare]
+
+
+def number(column: str, having: bool = False) -> Handler:
+    def handle(_store: Store, given: Row) -> Conditions:
+        return [number_condition(column, given)]
+
+    return handle
+
+
+def number_condition(column: str, given: Row, missing_upper: Any = 0) -> Condition:
+    value, upper, modifier = given["value"], given.get("value2"), given["modifier"]
+    upper = missing_upper if upper is None else upper
+    match modifier:
+        case "EQUALS":
+            return Condition(f"{column} = ?", (value,))
+        case "NOT_EQUALS":
+            return Condition(f"{column} != ?", (value,))
+        case "GREATER_THAN":
+            return Condition(f"{column} > ?", (value,))
+        case "LESS_THAN":
+            return Condition(f"{column} < ?", (value,))
+        case "BETWEEN":
+            return Condition(f"{column} BETWEEN ? AND ?", (value, upper))
+        case "NOT_BETWEEN":
+            return Condition(f"{column} NOT BETWEEN ? AND ?", (value, upper))
+        case "IS_NULL":
+            return Condition(f"{column} IS NULL")
+        case "NOT_NULL":
+            return Condition(f"{column} IS NOT NULL")
+    raise StashError("internal system error")
+
+
+def moment(column: str) -> Handler:
+    """Dates and times are compared as text."""
+
+    def handle(store: Store, given: Row) -> Conditions:
+        tomorrow = datetime.fromtimestamp(store.clock(), UTC) + timedelta(days=1)
+        return [number_condition(column, given, missing_upper=tomorrow.strftime("%Y-%m-%dT%H:%M:%SZ"))]
+
+    return handle
+
+
+def flag(column: str) -> Handler:
+    def handle(_store: Store, given: bool) -> Conditions:
+        return [Condition(f"{column} = ?", (int(given),))]
+
+    return handle
+
+
+def counted(table: str, foreign_key: str, outer: str) -> Handler:
+    """Integer criterion on the number of rows that point here."""
+    return number(f"(SELECT COUNT(*) FROM {table} n WHERE n.{foreign_key} = {outer}.id)")
+
+
+def missing(table: str, special: dict[str, str]) -> Handler:
+    """`is_missing`: the name of a column, or of one of the special cases."""
+
+    def handle(store: Store, given: str) -> Conditions:
+        if not given:
+            return []
+        if given in special:
+            return [Condition(special[given])]
+        if given not in {row["name"] for row in store.all(f"PRAGMA table_info({table})")}:
+            raise StashError(f"no such column: {table}.{given}")
+        return [Condition(f"{table}.{given} IS NULL OR TRIM({table}.{given}) = ''")]
+
+    return handle
+
+
+# ---- tags ----
+
+
+def descendants(store: Store, ids: list[str], depth: int | None) -> list[tuple[int, int]]:
+    """Pairs of (asked-for tag, tag that counts as it): itself, and its children down to `depth` levels; -1 = all."""
+    roots = [as_int(value) for value in ids]
+    if not depth:
+        return [(root, root) for root in roots]
+    pairs: list[tuple[int, int]] = []
+    for root in dict.fromkeys(roots):
+        level, seen, steps = [root], {root}, 0
+        while level and (depth < 0 or steps < depth):
+            found = store.column(f"SELECT child_id FROM tags_relations WHERE parent_id IN {marks(level)}", *level)
+            level = [child for child in dict.fromkeys(found) if child not in seen]
+            seen.update(level)
+            steps += 1
+        pairs += [(root, item) for item in seen]
+    return pairs
+
+
+def as_int(value: Any) -> int:
+    """An id as Stash reads it.
+
+    Raises:
+        StashError: not a whole number.
+    """
+    try:
+        return int(str(value))
+    except ValueError:
+        raise StashError(f'strconv.Atoi: parsing "{value}": invalid syntax') from None
+
+
+def tagged(join_table: str, join_key: str, outer: str) -> Handler:
+    """Hierarchical tag criterion over a join table; `outer` is the SQL expression it is correlated to."""
+
+    def having(pairs: list[tuple[int, int]], distinct_roots: bool) -> Condition:
+        values = ", ".join(f"({root}, {item})" for root, item in pairs) or "(NULL, NULL)"
+        counted_column = "COUNT(DISTINCT d.column1)" if distinct_roots else "COUNT(*)"
+        return Condition(
+            f"(SELECT {counted_column} FROM {join_table} j JOIN (VALUES {values}) d ON j.tag_id = d.column2"
+            f" WHERE j.{join_key} = {outer})"
+        )
+
+    def handle(store: Store, given: Row) -> Conditions:
+        modifier, depth = given["modifier"], given.get("depth")
+        values, excludes = list(given.get("value") or []), list(given.get("excludes") or [])
+        if modifier in {"IS_NULL", "NOT_NULL"}:
+            negated = "NOT " if modifier == "IS_NULL" else ""
+            return [Condition(f"{negated}EXISTS (SELECT 1 FROM {join_table} j WHERE j.{join_key} = {outer})")]
+        if modifier == "EQUALS" and depth:
+            raise StashError("depth is not supported for equals modifier in hierarchical multi criterion input")
+        if modifier == "EXCLUDES":
+            values, excludes = [], excludes + values
+        done: Conditions = []
+        if values:
+            hits = having(descendants(store, values, depth), distinct_roots=True).sql
+            match modifier:
+                case "INCLUDES":
+                    done.append(Condition(f"{hits} > 0"))
+                case "INCLUDES_ALL":
+                    done.append(Condition(f"{hits} = {len(values)}"))
+                case "EQUALS":
+                    total = f"(SELECT COUNT(*) FROM {join_table} s WHERE s.{join_key} = {outer})"
+                    done.append(Condition(f"{hits} = {len(values)} AND {total} = {len(values)}"))
+                case "NOT_EQUALS":
+                    raise StashError("not equals modifier is not supported for hierarchical multi criterion input")
+        if excludes:
+            done.append(Condition(having(descendants(store, excludes, depth), distinct_roots=False).sql + " = 0"))
+        return done
+
+    return handle
+
+
+def marker_tagged(store: Store, given: Row) -> Conditions:
+    """Tags of a marker, primary or secondary. EXCLUDES with only `value` does nothing, as in Stash."""
+    modifier, depth = given["modifier"], given.get("depth")
+    values, excludes = list(given.get("value") or []), list(given.get("excludes") or [])
+    secondary = "SELECT tag_id FROM scene_markers_tags t WHERE t.scene_marker_id = scene_markers.id"
+    if modifier in {"IS_NULL", "NOT_NULL"}:
+        return [Condition(("NOT " if modifier == "IS_NULL" else "") + f"EXISTS ({secondary})")]
+    if modifier == "EQUALS" and depth:
+        raise StashError("depth is not supported for equals modifier for marker tag filtering")
+    if modifier == "EXCLUDES":
+        values = []
+    done: Conditions = []
+    if values:
+        rows = ", ".join(f"({root}, {item})" for root, item in descendants(store, values, depth))
+        every = f"(SELECT scene_markers.primary_tag_id AS tag_id UNION {secondary})"
+        hits = f"(SELECT COUNT(DISTINCT d.column1) FROM {every} j JOIN (VALUES {rows}) d ON j.tag_id = d.column2)"
+        match modifier:
+            case "INCLUDES":
+                done.append(Condition(f"{hits} > 0"))
+            case "INCLUDES_ALL":
+                done.append(Condition(f"{hits} = {len(values)}"))
+            case "EQUALS":
+                done.append(
+                    Condition(f"{hits} = {len(values)} AND (SELECT COUNT(*) FROM ({secondary})) = {len(values) - 1}")
+                )
+            case "NOT_EQUALS":
+                raise StashError("not equals modifier is not supported for scene marker tags")
+    if excludes:
+        unwanted = ", ".join(str(item) for _, item in descendants(store, excludes, depth))
+        done.append(Condition(f"scene_markers.primary_tag_id NOT IN ({unwanted})"))
+        done.append(Condition(f"NOT EXISTS ({secondary} AND t.tag_id IN ({unwanted}))"))
+    return done
+
+
+def joined(join_table: str, join_key: str, foreign_key: str, outer: str) -> Handler:
+    """Multi criterion over a join table (galleries of a scene, images of a gallery …)."""
+
+    def handle(_store: Store, given: Row) -> Conditions:
+        modifier = given["modifier"]
+        values, excludes = list(given.get("value") or []), list(given.get("excludes") or [])
+        rows = f"FROM {join_table} j WHERE j.{join_key} = {outer}"
+        if modifier in {"IS_NULL", "NOT_NULL"}:
+            return [Condition(("NOT " if modifier == "IS_NULL" else "") + f"EXISTS (SELECT 1 {rows})")]
+        if modifier == "EXCLUDES":
+            values, excludes = [], excludes + values
+        done: Conditions = []
+        if values:
+            hits = f"(SELECT COUNT(DISTINCT j.{foreign_key}) {rows} AND j.{foreign_key} IN {marks(values)})"
+            wanted = {"INCLUDES": "> 0", "INCLUDES_ALL": f"= {len(values)}", "EQUALS": f"= {len(values)}"}.get(modifier)
+            if wanted is None:
+                raise StashError("not equals modifier is not supported for multi criterion input")
+            done.append(Condition(f"{hits} {wanted}", tuple(as_int(v) for v in values)))
+            if modifier == "EQUALS":
+                done.append(Condition(f"(SELECT COUNT(*) {rows}) = {len(values)}"))
+        if excludes:
+            unwanted = tuple(as_int(v) for v in excludes)
+            done.append(Condition(f"NOT EXISTS (SELECT 1 {rows} AND j.{foreign_key} IN {marks(excludes)})", unwanted))
+        return done
+
+    return handle
+
+
+# ---- through files ----
+
+
+def of_file(media: Media, inner: Callable[[Row], Condition]) -> Handler:
+    """True when one of the object's files meets the inner condition on `files`."""
+
+    def handle(_store: Store, given: Row) -> Conditions:
+        condition = inner(given)
+        sql = (
+            f"EXISTS (SELECT 1 FROM {media.files} mf JOIN files ON files.id = mf.file_id"
+            f" WHERE mf.{media.key} = {media.table}.id AND ({condition.sql}))"
+        )
+        return [Condition(sql, condition.params)]
+
+    return handle
+
+
+def path(media: Media) -> Handler:
+    return of_file(media, lambda given: text_condition("files.path", given))
+
+
+def duration(media: Media) -> Handler:
+    return of_file(media, lambda given: number_condition("CAST(files.duration AS INT)", given))
+
+
+def resolution(media: Media) -> Handler:
+    def inner(given: Row) -> Condition:
+        low, high = RESOLUTION_PX[given["value"]]
+        side = "MIN(files.width, files.height)"
+        match given["modifier"]:
+            case "EQUALS":
+                return Condition(f"{side} BETWEEN {low} AND {high}")
+            case "NOT_EQUALS":
+                return Condition(f"{side} NOT BETWEEN {low} AND {high}")
+            case "LESS_THAN":
+                return Condition(f"{side} < {low}")
+            case "GREATER_THAN":
+                return Condition(f"{side} > {high}")
+        return Condition("1")
+
+    return of_file(media, inner)
+
+
+def fingerprint(media: Media, kind: str) -> Handler:
+    def inner(given: Row) -> Condition:
+        column = (
+            f"(SELECT fp.fingerprint FROM files_fingerprints fp WHERE fp.file_id = files.id AND fp.type = '{kind}')"
+        )
+        return text_condition(column, given)
+
+    return of_file(media, inner)

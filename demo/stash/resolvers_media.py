@@ -1,0 +1,221 @@
+"""Mutations of scenes, images and galleries."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Any
+
+from demo.stash.backend import Fields, Info, Resolver, call_of, store_of
+from demo.stash.changing import Link, Shape, change_ids, exists, ids_of, update
+from demo.stash.criteria import as_int
+from demo.stash.store import Row, StashError, Store, marks
+
+SCENE = Shape(
+    table="scenes",
+    noun="scene",
+    texts=("title", "code", "details", "director", "date"),
+    values=("rating100", "organized", "studio_id", "resume_time", "play_duration"),
+    url_table="scene_urls",
+    url_key="scene_id",
+    links={
+        "performer_ids": Link("scenes_performers", "scene_id", "performer_id"),
+        "tag_ids": Link("scenes_tags", "scene_id", "tag_id"),
+        "gallery_ids": Link("scenes_galleries", "scene_id", "gallery_id"),
+    },
+)
+IMAGE = Shape(
+    table="images",
+    noun="image",
+    texts=("title", "code", "details", "photographer", "date"),
+    values=("rating100", "organized", "studio_id"),
+    url_table="image_urls",
+    url_key="image_id",
+    links={
+        "gallery_ids": Link("galleries_images", "image_id", "gallery_id"),
+        "performer_ids": Link("images_performers", "image_id", "performer_id"),
+        "tag_ids": Link("images_tags", "image_id", "tag_id"),
+    },
+    bulk_missing="image with id {} not found",
+)
+GALLERY = Shape(
+    table="galleries",
+    noun="gallery",
+    texts=("title", "code", "details", "photographer", "date"),
+    values=("rating100", "organized", "studio_id"),
+    url_table="gallery_urls",
+    url_key="gallery_id",
+    links={
+        "performer_ids": Link("galleries_performers", "gallery_id", "performer_id"),
+        "tag_ids": Link("galleries_tags", "gallery_id", "tag_id"),
+        "scene_ids": Link("scenes_galleries", "gallery_id", "scene_id"),
+    },
+)
+TRIGGERS = {"scene": "Scene", "image": "Image", "gallery": "Gallery"}
+
+
+def _row(store: Store, shape: Shape, object_id: int) -> Row | None:
+    return store.one(f"SELECT * FROM {shape.table} WHERE id = ?", object_id)
+
+
+def update_one(store: Store, shape: Shape, given: Row) -> int:
+    """The single update: unknown objects are named, files and covers are checked."""
+    object_id = as_int(given["id"])
+    if not exists(store, shape.table, object_id):
+        raise StashError(f"{shape.noun} with id {object_id} not found")
+    join = f"{shape.table}_files WHERE {shape.url_key} = ?"
+    files = store.column(f"SELECT file_id FROM {join}", object_id)
+    if "title" in given and not (given["title"] or "").strip() and not files and shape.noun == "scene":
+        raise StashError("title must be set if scene has no files")
+    if given.get("primary_file_id") is not None:
+        file_id = as_int(given["primary_file_id"])
+        if file_id not in files:
+            raise StashError(f"file with id {file_id} not associated with {shape.noun}")
+        store.run(
+            f"UPDATE {shape.table}_files SET is_primary = (file_id = ?) WHERE {shape.url_key} = ?", file_id, object_id
+        )
+    update(store, shape, object_id, given, bulk=False)
+    if given.get("cover_image"):
+        store.update(shape.table, object_id, {"cover": picture(given["cover_image"])})
+    return object_id
+
+
+def picture(text: str) -> bytes:
+    """Bytes of a `data:` URL.
+
+    Raises:
+        StashError: not base64.
+    """
+    try:
+        return base64.b64decode(text.partition("base64,")[2] or text, validate=True)
+    except binascii.Error as exc:
+        raise StashError(f"processing cover image: {exc}") from exc
+
+
+def _update(shape: Shape) -> Resolver:
+    def resolve(_root: Any, info: Info, input: Row) -> Row | None:
+        store = store_of(info)
+        with store.transaction():
+            object_id = update_one(store, shape, input)
+        call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", input, list(input))
+        return _row(store, shape, object_id)
+
+    return resolve
+
+
+def _update_many(shape: Shape) -> Resolver:
+    def resolve(_root: Any, info: Info, input: list[Row]) -> list[Row | None]:
+        store = store_of(info)
+        with store.transaction():
+            ids = [update_one(store, shape, item) for item in input]
+        for object_id, item in zip(ids, input, strict=True):
+            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", item, list(item))
+        return [_row(store, shape, object_id) for object_id in ids]
+
+    return resolve
+
+
+def _bulk_update(shape: Shape) -> Resolver:
+    def resolve(_root: Any, info: Info, input: Row) -> list[Row | None]:
+        store = store_of(info)
+        ids = ids_of(input.get("ids"))
+        with store.transaction():
+            for object_id in ids:
+                update(store, shape, object_id, input, bulk=True)
+        for object_id in ids:
+            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", input, list(input))
+        return [_row(store, shape, object_id) for object_id in ids]
+
+    return resolve
+
+
+def _destroy(shape: Shape, ids_from: Callable[[Row], list[Any]]) -> Resolver:
+    def resolve(_root: Any, info: Info, input: Row) -> bool:
+        store = store_of(info)
+        ids = ids_of(ids_from(input))
+        with store.transaction():
+            for object_id in ids:
+                if not exists(store, shape.table, object_id):
+                    raise StashError(f"{shape.noun} with id {object_id} not found")
+                store.run(f"DELETE FROM {shape.table} WHERE id = ?", object_id)
+        for object_id in ids:
+            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Destroy.Post", input, None)
+        return True
+
+    return resolve
+
+
+def scene_merge(_root: Any, info: Info, input: Row) -> Row | None:
+    """Files and markers of the sources move to the destination, the sources go; tags only by `values`."""
+    store = store_of(info)
+    sources, destination = ids_of(input["source"], "source ids"), as_int(input["destination"])
+    with store.transaction():
+        if destination in sources:
+            raise StashError("destination scene cannot be in source list")
+        if not exists(store, "scenes", destination):
+            raise StashError("internal system error")
+        has_primary = store.value("SELECT 1 FROM scenes_files WHERE scene_id = ? AND is_primary", destination)
+        for source in dict.fromkeys(sources):
+            if not exists(store, "scenes", source):
+                raise StashError(f"finding source scenes: scene with id {source} not found")
+            if has_primary:
+                store.run("UPDATE scenes_files SET is_primary = 0 WHERE scene_id = ?", source)
+            store.run("UPDATE scenes_files SET scene_id = ? WHERE scene_id = ?", destination, source)
+            has_primary = True
+            store.run("UPDATE scene_markers SET scene_id = ? WHERE scene_id = ?", destination, source)
+            store.run("DELETE FROM scenes WHERE id = ?", source)
+        values = {name: value for name, value in (input.get("values") or {}).items() if name != "id"}
+        update(store, SCENE, destination, values, bulk=False)
+    return _row(store, SCENE, destination)
+
+
+def gallery_create(_root: Any, info: Info, input: Row) -> Row | None:
+    store = store_of(info)
+    if not input["title"].strip():
+        raise StashError("title must not be empty")
+    with store.transaction():
+        now = store.now()
+        gallery_id = store.insert("galleries", {"title": input["title"], "created_at": now, "updated_at": now})
+        update(store, GALLERY, gallery_id, input, bulk=False)
+    call_of(info).trigger(gallery_id, "Gallery.Create.Post", input, None)
+    return _row(store, GALLERY, gallery_id)
+
+
+def _gallery_images(mode: str) -> Resolver:
+    def resolve(_root: Any, info: Info, input: Row) -> bool:
+        store = store_of(info)
+        gallery_id, image_ids = as_int(input["gallery_id"]), ids_of(input["image_ids"])
+        with store.transaction():
+            if not exists(store, "galleries", gallery_id):
+                raise StashError(f"gallery with id {gallery_id} not found")
+            link = Link("galleries_images", "gallery_id", "image_id")
+            change_ids(store, link, gallery_id, {"ids": image_ids, "mode": mode})
+            store.update("galleries", gallery_id, {"updated_at": store.now()})
+            store.run(f"UPDATE images SET updated_at = ? WHERE id IN {marks(image_ids)}", store.now(), *image_ids)
+        return True
+
+    return resolve
+
+
+FIELDS: Fields = {
+    "Mutation": {
+        "sceneUpdate": _update(SCENE),
+        "scenesUpdate": _update_many(SCENE),
+        "bulkSceneUpdate": _bulk_update(SCENE),
+        "sceneMerge": scene_merge,
+        "sceneDestroy": _destroy(SCENE, lambda given: [given["id"]]),
+        "scenesDestroy": _destroy(SCENE, lambda given: given["ids"]),
+        "imageUpdate": _update(IMAGE),
+        "imagesUpdate": _update_many(IMAGE),
+        "bulkImageUpdate": _bulk_update(IMAGE),
+        "imageDestroy": _destroy(IMAGE, lambda given: [given["id"]]),
+        "imagesDestroy": _destroy(IMAGE, lambda given: given["ids"]),
+        "galleryCreate": gallery_create,
+        "galleryUpdate": _update(GALLERY),
+        "bulkGalleryUpdate": _bulk_update(GALLERY),
+        "galleryDestroy": _destroy(GALLERY, lambda given: given["ids"]),
+        "addGalleryImages": _gallery_images("ADD"),
+        "removeGalleryImages": _gallery_images("REMOVE"),
+    }
+}
