@@ -1,19 +1,15 @@
-"""A finished run as data and as words: per medium, per endpoint, per cause. Pure but for `write`."""
+"""A finished run as data and as words: per medium, per endpoint, per cause. Pure."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import io
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 
 from haven_vlm.facts import Kind, Span
 from haven_vlm.ports import PoolStatistics
@@ -169,21 +165,3 @@ def pool_table(pool: PoolStatistics) -> str:
         )  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, never half of it.
-
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as handle:
-            handle.write(text)
-        os.replace(name, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise

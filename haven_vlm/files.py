@@ -1,0 +1,65 @@
+"""Small files of ours: written whole or not at all, and a memory of facts about endpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new content, never half of it.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as handle:
+            handle.write(text)
+        os.replace(name, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+class JsonMemory:
+    """Facts kept from run to run in one small JSON file. Losing it costs time, never a result.
+
+    Several processes may use the same file: each put reads it anew, so little is lost when two write at once.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        """What was put under this key last; None when there is nothing usable."""
+        value = self._read().get(key)
+        return value if isinstance(value, dict) else None
+
+    def put(self, key: str, value: Mapping[str, Any]) -> None:
+        """Remember `value`, which JSON can hold; a failure to write is logged, not raised."""
+        content = self._read()
+        if content.get(key) == value:
+            return
+        content[key] = dict(value)
+        try:
+            write_atomically(self._file, json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True))
+        except OSError as exc:
+            log.warning("What was learned about the endpoints cannot be kept: %s", exc)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
