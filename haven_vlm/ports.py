@@ -23,6 +23,7 @@ from haven_vlm.facts import (
     Question,
     Sample,
     TagRef,
+    Term,
     VideoInfo,
     Wish,
 )
@@ -282,6 +283,34 @@ class AnswerStore(Protocol):
 
     async def record_inherited(self, key: AnswerKey, *, sample: Sample) -> None:
         """Commit that a frame looks like its analysed neighbour and takes over its answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PartlyKnown:
+    """What the ledger knows of one moment, when the vocabulary has changed since it was looked at."""
+
+    sample: Sample
+    """Answers for all terms that are known, merged; with `missing` empty, the whole answer."""
+    missing: tuple[Term, ...]
+    """Terms of the prompt that nobody was asked about then, in the prompt's order."""
+
+
+class TermwiseAnswers(AnswerStore, Protocol):
+    """An answer store that knows which terms of a vocabulary a moment was asked about."""
+
+    async def known_partly(self, key: AnswerKey, models: Collection[str]) -> dict[int, PartlyKnown]:
+        """Time → what is known of at least one term, ascending; whole answers have nothing `missing`."""
+        ...
+
+    async def missing_terms(
+        self, key: AnswerKey, models: Collection[str], times_ms: Iterable[int]
+    ) -> dict[tuple[Term, ...], tuple[int, ...]]:
+        """Terms still to ask about → the times they are missing at; what is known whole is left out.
+
+        Ask each group with a prompt of these terms (same kind and instructions, hence the same wording), record
+        under that prompt, and `known` of the full prompt has it.
+        """
         ...
 
 
