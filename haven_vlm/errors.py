@@ -68,7 +68,11 @@ class StashRefused(StashError):
 
 
 class StashGone(StashRefused):
-    """The object the request names does not exist (any more)."""
+    """The object the request names does not exist (any more); `ids` says which, where that is known."""
+
+    def __init__(self, message: str, *, ids: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.ids = ids
 
 
 class MediaError(HavenError):
@@ -158,8 +162,13 @@ class LocalOutageError(OutageError):
 
 
 class PartialWrite(StashError):
-    """Stash failed in the middle of a batch; `created` holds what stands there already, in order."""
+    """Stash failed in the middle of a batch; `created` holds what stands there already, in order.
 
-    def __init__(self, message: str, *, created: tuple[object, ...]) -> None:
+    `uncertain` holds the drafts of which nobody can say whether they were written: the reply was lost, and
+    Stash could not be asked afterwards. Usually empty.
+    """
+
+    def __init__(self, message: str, *, created: tuple[object, ...], uncertain: tuple[object, ...] = ()) -> None:
         super().__init__(message)
         self.created = created
+        self.uncertain = uncertain

@@ -258,6 +258,8 @@ class Medium:
     """The first is the primary one; may be empty."""
     tag_ids: frozenset[str]
     organized: bool = False
+    updated_at: str = ""
+    """RFC 3339 text: when Stash last changed the medium or its tags (markers do not count); '' if unknown."""
 
     @property
     def label(self) -> str:
