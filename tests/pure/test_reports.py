@@ -1,0 +1,91 @@
+"""What a run says about itself: counted right, in words, safe to open anywhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+from haven_vlm.facts import Kind, Span
+from haven_vlm.ports import EndpointStatistics, PoolStatistics
+from haven_vlm.reports import MediumReport, RunReport, Status, pool_table
+
+
+def medium(number: int, status: Status = Status.TAGGED, **more: object) -> MediumReport:
+    return MediumReport(kind=Kind.SCENE, id=str(number), title=f"Game {number}", status=status, **more)  # type: ignore[arg-type]
+
+
+def run(*media: MediumReport, written: bool = True, ended: str = "") -> RunReport:
+    return RunReport("tag_videos", 7, "2026-01-02T03:04:05+00:00", 93.0, media, written=written, ended_because=ended)
+
+
+def endpoint(name: str, answered: int, **more: object) -> EndpointStatistics:
+    values: dict[str, object] = {
+        "name": name, "base_url": "http://a/v1", "model": "tiny", "state": "ready", "reason": "", "until_s": None,
+        "weight": 1.0, "is_fallback": False, "limit": 4, "in_flight": 0, "answered": answered, "failures": {},
+        "p50_s": 0.2, "p95_s": 0.4, "tokens_in": 0, "tokens_cached": 0, "tokens_out": 0, "left_network": 0, **more,
+    }  # fmt: skip
+    return EndpointStatistics(**values)  # type: ignore[arg-type]
+
+
+def test_the_summary_adds_up_and_names_every_cause_once() -> None:
+    report = run(
+        medium(1, asked=100, reused=20, markers_created=3),
+        medium(2, asked=1, inherited=5),
+        medium(3, Status.ERRORED, reason="it has no file"),
+        medium(4, Status.ERRORED, reason="it has no file"),
+        ended="no endpoint answers",
+    )
+    text = report.summary()
+    assert text.splitlines()[0] == (
+        "Tagged 2 of 4 scenes in 2 min: 101 questions, 20 answers known before, "
+        "5 frames like their neighbour or black, 3 markers written, no frame left the network."
+    )
+    assert "The run ended early: no endpoint answers" in text
+    assert text.count("it has no file") == 1 and "2 scenes: it has no file" in text
+
+
+def test_a_preview_says_that_nothing_was_written() -> None:
+    assert "Looked at 1 of 1 scene" in run(medium(1), written=False).summary()
+    assert "preview" in run(medium(1), written=False).summary()
+
+
+def test_frames_that_left_the_network_are_counted() -> None:
+    assert "1 frame left the network" in run(medium(1, left_network=1)).summary()
+
+
+def test_a_scenes_line_tells_what_it_got_or_why_not() -> None:
+    span = Span("Foul", 1000, 2000, 0.9)
+    done = medium(1, tags=("Foul",), spans=(span,), asked=12, reused=3, inherited=1)
+    assert done.line == "scene 1 “Game 1”: Foul, 1 marker (12 questions, 3 known, 1 alike)"
+    assert medium(2, asked=5).line == "scene 2 “Game 2”: no tag applies (5 questions)"
+    assert medium(3, Status.FAILED, reason="gone").line == "scene 3 “Game 3”: failed – gone"
+
+
+def test_the_table_defuses_formulas_and_keeps_every_span() -> None:
+    report = run(
+        MediumReport(Kind.SCENE, "1", "=HYPERLINK(1)", Status.TAGGED, spans=(Span("Foul", 1500, 62_000, 0.875),)),
+        medium(2, Status.FAILED, reason="+1"),
+    )
+    rows = list(csv.reader(io.StringIO(report.as_csv())))
+    assert rows[1] == ["scene", "1", "'=HYPERLINK(1)", "tagged", "Foul", "0:01", "1:02", "0.88", ""]
+    assert rows[2][-1] == "'+1"
+
+
+def test_the_json_holds_everything() -> None:
+    data = json.loads(run(medium(1, problems={"it broke": 2})).as_json())
+    assert data["media"][0]["problems"] == {"it broke": 2}
+    assert data["media"][0]["status"] == "tagged"
+
+
+def test_the_endpoint_table_shows_shares_and_the_fix() -> None:
+    pool = PoolStatistics(
+        endpoints=(
+            endpoint("fast", 3),
+            endpoint("new", 1, state="parked", reason="the key is wrong: set api_key", failures={"auth": 2}),
+        ),
+        waiting=0, asked=4, answered=4, left_network=0,
+    )  # fmt: skip
+    lines = pool_table(pool).splitlines()
+    assert "75%" in lines[1] and "ready" in lines[1]
+    assert "2× auth" in lines[2] and lines[2].endswith("parked: the key is wrong: set api_key")
