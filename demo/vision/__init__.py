@@ -1,0 +1,1 @@
+"""Parts of the embedded vision server: scripted faults, and the wire format."""
