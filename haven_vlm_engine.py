@@ -11,20 +11,23 @@ import asyncio
 import logging
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import cache
+
+from haven_vlm.likeness import is_blank, same_picture
 
 from haven_vlm.errors import HavenError, MediaUnreadable
-from haven_vlm.facts import Answer, Frame, Glimpse, Outcome, Prompt, Question, Sample
-from haven_vlm.likeness import is_blank, same_picture
+from haven_vlm.facts import Answer, Frame, Glimpse, Outcome, Prompt, Question, Sample, Term, Wish
 from haven_vlm.ports import (
     Analysis,
     AnswerKey,
-    AnswerStore,
     FrameReader,
+    PartlyKnown,
     ProgressSink,
     Sampler,
+    TermwiseAnswers,
     Ticket,
     VideoJob,
     VisionPool,
@@ -47,8 +50,9 @@ class BuiltInEngine:
         self,
         *,
         pool: VisionPool,
-        store: AnswerStore,
-        prompt: Prompt,
+        store: TermwiseAnswers,
+        make_prompt: Callable[[Sequence[Term]], Prompt],
+        terms: Sequence[Term],
         make_sampler: SamplerFactory,
         progress: ProgressSink,
         needs_survey: bool = False,
@@ -57,7 +61,8 @@ class BuiltInEngine:
     ) -> None:
         self._pool = pool
         self._store = store
-        self._prompt = prompt
+        self._make_prompt = cache(make_prompt)
+        self._prompt = self._make_prompt(tuple(terms))
         self._make_sampler = make_sampler
         self._progress = progress
         self._needs_survey = needs_survey
@@ -67,8 +72,14 @@ class BuiltInEngine:
     async def analyse(self, job: VideoJob) -> Analysis:
         """See `Analyzer.analyse`."""
         key = AnswerKey(job.identity, job.picture, self._prompt)
-        known = await self._store.known(key, self._pool.models)
-        look = _Look(job=job, key=key, seen=dict(known), reused=len(known))
+        known = await self._store.known_partly(key, self._pool.models)
+        look = _Look(
+            job=job,
+            key=key,
+            seen={at_ms: k.sample for at_ms, k in known.items() if not k.missing},
+            partly={at_ms: k for at_ms, k in known.items() if k.missing},
+        )
+        look.reused = len(look.seen)
         try:
             async with AsyncExitStack() as stack:
                 stack.callback(self._pool.close_lane, job.lane)
@@ -81,16 +92,20 @@ class BuiltInEngine:
         job = look.job
         reader: FrameReader | None = None
         glimpses: tuple[Glimpse, ...] | None = None
-        if not job.duration_ms or self._needs_survey:
+        recall = job.known_times_only and (look.seen or look.partly)
+        if not recall and (not job.duration_ms or self._needs_survey):
             reader = await stack.enter_async_context(job.open_reader())
         if reader is not None and self._needs_survey:
             glimpses = await reader.survey()
         look.duration_ms = job.duration_ms or (reader.info.duration_ms if reader else 0) or 0
-        sampler = self._make_sampler(look.duration_ms, glimpses)
+        known_times = sorted({*look.seen, *look.partly}) if job.known_times_only else []
+        sampler = _OnlyThese(known_times) if known_times else self._make_sampler(look.duration_ms, glimpses)
         self._progress.done(job.lane, len(look.seen))
         async with asyncio.TaskGroup() as tasks:
             while True:
-                self._progress.plan(job.lane, sampler.planned(look.seen))
+                planned = sampler.planned(look.seen)
+                self._progress.plan(job.lane, planned)
+                self._pool.expect(job.lane, max(0, planned - len(look.seen) - len(look.under_way)))
                 wish = sampler.wish(look.seen)
                 now = [t for t in wish.now if t not in look.seen and t not in look.under_way]
                 if not now:
@@ -101,7 +116,7 @@ class BuiltInEngine:
                 if reader is None:
                     reader = await stack.enter_async_context(job.open_reader())
                     shorter = reader.info.duration_ms
-                    if shorter and shorter < look.duration_ms:
+                    if shorter and shorter < look.duration_ms and not known_times:
                         # Stash counts the sound too; what lies behind the last picture is nobody's fault
                         look.duration_ms = shorter
                         sampler = self._make_sampler(shorter, glimpses)
@@ -141,6 +156,9 @@ class BuiltInEngine:
 
     async def _consider(self, look: _Look, frame: Frame, tasks: asyncio.TaskGroup) -> None:
         """Answer a frame without a question if it looks like its neighbour or is black; else ask."""
+        if frame.at_ms in look.partly:
+            await self._start(look, frame, tasks)  # half an answer is worth more than a neighbour's
+            return
         if self._skip_similar and is_blank(frame.luma):
             await self._inherit(look, Sample(frame.at_ms, frame.shown_ms, Outcome.NONE, inherited_from_ms=frame.at_ms))
             return
@@ -152,32 +170,43 @@ class BuiltInEngine:
             if settled.outcome.analysed:
                 await self._inherit(look, _inherited(frame, settled))
                 return
+        await self._start(look, frame, tasks)
+
+    async def _start(self, look: _Look, frame: Frame, tasks: asyncio.TaskGroup) -> None:
+        """Wait for leave to ask about a frame, and set its question going."""
         stack = AsyncExitStack()
         ticket = await stack.enter_async_context(self._pool.ticket(look.job.lane, local_only=look.job.local_only))
         look.asking(frame)
         tasks.create_task(self._ask(look, frame, ticket, stack))
 
     async def _ask(self, look: _Look, frame: Frame, ticket: Ticket, stack: AsyncExitStack) -> None:
+        partly = look.partly.get(frame.at_ms)
+        prompt = self._make_prompt(partly.missing) if partly else self._prompt
         try:
             async with stack:
                 answer = await ticket.ask(
                     Question(
-                        prompt=self._prompt,
+                        prompt=prompt,
                         jpegs=(frame.jpeg,),
                         local_only=look.job.local_only,
                         label=f"{look.job.lane} at {clock_text(frame.at_ms)}",
                     )
                 )
-            await self._store.record(look.key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
+            key = replace(look.key, prompt=prompt)
+            await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
         except BaseException:
             look.under_way.discard(frame.at_ms)
             raise
         look.count(answer)
-        sample = Sample(frame.at_ms, frame.shown_ms, answer.outcome, answer.tags, answer.model)
+        tags, outcome = dict(answer.tags), answer.outcome
+        if partly and outcome.analysed:  # the new terms' answer joins what is known of the others
+            tags = {**partly.sample.tags, **tags}
+            outcome = Outcome.TAGS if tags else Outcome.NONE
+        sample = Sample(frame.at_ms, frame.shown_ms, outcome, tags, answer.model)
         look.settle(sample)
         self._progress.done(look.job.lane)
         if self._log_frames:
-            log.debug("%s at %s: %s %s", look.job.lane, clock_text(frame.at_ms), answer.outcome, dict(answer.tags))
+            log.info("%s at %s: %s %s", look.job.lane, clock_text(frame.at_ms), answer.outcome, dict(answer.tags))
         for follower in look.followers.pop(frame.at_ms, ()):
             look.under_way.discard(follower.at_ms)
             if sample.outcome.analysed:
@@ -207,6 +236,19 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _inherited(frame: Frame, source: Sample) -> Sample:
     return replace(source, at_ms=frame.at_ms, shown_ms=frame.shown_ms, inherited_from_ms=source.at_ms)
+
+
+class _OnlyThese:
+    """A `Sampler` that wants given moments and no others."""
+
+    def __init__(self, times_ms: Sequence[int]) -> None:
+        self._times_ms = times_ms
+
+    def wish(self, seen: Mapping[int, Sample]) -> Wish:
+        return Wish(now=tuple(t for t in self._times_ms if t not in seen))
+
+    def planned(self, seen: Mapping[int, Sample]) -> int:
+        return len(self._times_ms)
 
 
 class _Spare:
@@ -243,7 +285,9 @@ class _Look:
     job: VideoJob
     key: AnswerKey
     seen: dict[int, Sample]
-    reused: int
+    partly: dict[int, PartlyKnown]
+    """Moments that were asked about some of the terms only."""
+    reused: int = 0
     duration_ms: int = 0
     asked: int = 0
     inherited: int = 0

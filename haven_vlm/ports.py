@@ -450,6 +450,9 @@ class VideoJob:
     open_reader: Callable[[], AbstractAsyncContextManager[FrameReader]]
     """Opens the video; called at most once, and only if a frame is needed."""
     local_only: bool = False
+    known_times_only: bool = False
+    """Look at no moment that was not looked at before: only terms that are new to the vocabulary are asked about.
+    A video that was never looked at is looked at as usual."""
 
 
 class Analyzer(Protocol):
