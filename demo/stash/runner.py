@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,7 +69,6 @@ class Connection:
     scheme: str = "http"
     cookie: str | None = None
     """Value of the session cookie."""
-    cookie_max_age_s: int = 3600
     config_dir: Path = Path("/")
 
     def as_json(self, plugin_dir: str) -> dict[str, Any]:
@@ -78,27 +76,26 @@ class Connection:
             "Scheme": self.scheme,
             "Host": self.host,
             "Port": self.port,
-            "SessionCookie": None if self.cookie is None else go_cookie(self.cookie, self.cookie_max_age_s),
+            "SessionCookie": None if self.cookie is None else go_cookie(self.cookie),
             "Dir": str(self.config_dir),
             "PluginDir": plugin_dir,
         }
 
 
-def go_cookie(value: str, max_age_s: int) -> dict[str, Any]:
-    """A cookie with the members of Go's http.Cookie."""
-    expires = datetime.fromtimestamp(time.time() + max_age_s, UTC) if max_age_s > 0 else datetime(1, 1, 1, tzinfo=UTC)
+def go_cookie(value: str) -> dict[str, Any]:
+    """A cookie with the members of Go's http.Cookie; its lifetime is known only to the signed value."""
     return {
         "Name": "session",
         "Value": value,
         "Quoted": False,
-        "Path": "/",
+        "Path": "",
         "Domain": "",
-        "Expires": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if max_age_s > 0 else "0001-01-01T00:00:00Z",
+        "Expires": "0001-01-01T00:00:00Z",
         "RawExpires": "",
-        "MaxAge": max_age_s,
+        "MaxAge": 0,
         "Secure": False,
         "HttpOnly": False,
-        "SameSite": 2,
+        "SameSite": 0,
         "Partitioned": False,
         "Raw": "",
         "Unparsed": None,
@@ -295,7 +292,10 @@ def split_line(line: str) -> tuple[str | None, str]:
 
 
 def parse_output(stdout: bytes) -> tuple[Any, str | None]:
-    """`output` and `error` of one JSON object; anything else is, as a whole, the output."""
+    """`output` and `error` of one JSON object; anything else is, as a whole, the output.
+
+    An `error` that is no string is an error without words.
+    """
     text = stdout.decode("utf-8", "replace")
 
     def refuse(name: str) -> Any:
@@ -312,7 +312,7 @@ def parse_output(stdout: bytes) -> tuple[Any, str | None]:
     found = {key.lower(): value for key, value in reply.items()}
     error = found.get("error")
     if error is not None and not isinstance(error, str):
-        return text, None
+        return text, ""
     return found.get("output"), error
 
 
@@ -324,6 +324,7 @@ class Run:
     env: dict[str, str] = field(default_factory=dict)
     cwd: Path = Path("/")
     on_progress: Callable[[float], None] = lambda _value: None
+    on_log: Callable[[LogLine], None] = lambda _line: None
 
 
 def the_manifest(plugin_dir: Path) -> Manifest:
@@ -332,7 +333,9 @@ def the_manifest(plugin_dir: Path) -> Manifest:
     Raises:
         ManifestError: none, several, or one that Stash refuses.
     """
-    found = manifests_under(plugin_dir)
+    everything = manifests_under(plugin_dir)
+    # a checkout has workflows in .github: Stash tries and refuses them, and loads the plugin all the same
+    found = [p for p in everything if not any(part.startswith(".") for part in p.relative_to(plugin_dir).parts)]
     if len(found) != 1:
         raise ManifestError(f"{plugin_dir}: {len(found)} manifests; every *.yml below a plugin's folder is one")
     return load(found[0])
@@ -365,6 +368,7 @@ def start_task(
         env=run.env,
         cwd=run.cwd,
         on_progress=run.on_progress,
+        on_log=run.on_log,
     )
 
 
