@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS: dict[str, int] = {
     "haven_vlm": 0, "haven_vlm.errors": 0, "haven_vlm.facts": 0, "haven_vlm_utility": 0,
     "haven_vlm.ports": 1, "haven_vlm.settings": 1, "haven_vlm.prompts": 1, "haven_vlm.progress": 1,
-    "haven_vlm_config": 2, "haven_media_handler": 2, "haven_vlm.bootstrap": 2,
+    "haven_vlm.own_thread": 1, "haven_vlm.stash_address": 1, "haven_vlm.stash_faults": 1, "haven_vlm.stash_queries": 1,
+    "haven_vlm_config": 2, "haven_vlm.bootstrap": 2,
+    "haven_vlm.stash_transport": 2, "haven_vlm.stash_writes": 2, "haven_vlm.stash_wire": 2, "haven_vlm.stash_log": 2,
+    "haven_media_handler": 3,
     "haven_vlm.reports": 3,
     "haven_vlm_engine": 4,
     "haven_vlm.tasks": 5,
@@ -25,6 +28,7 @@ ONLY = {
     "av": {"haven_vlm.media", "haven_vlm.picture", "haven_vlm.reading"},
     "aiohttp": {"haven_vlm.endpoint", "haven_vlm_connector"},
     "stashapi": {"haven_media_handler"},
+    "requests": {"haven_vlm.stash_transport"},
     "sqlite3": {"haven_vlm.journal"},
     "yaml": {"haven_vlm_config"},
 }

@@ -1,0 +1,459 @@
+"""Stash, as the rest of the connector sees it: the `StashGateway` over stashapp-tools.
+
+`StashClient` is stashapp-tools' `StashInterface` with what it lacks: typed errors, timeouts, retries, a login
+that lasts, no introspection of the whole schema, and no word on stderr. `StashLibrary` runs one client in one
+thread of its own and offers it to the event loop.
+
+Importing this module imports stashapi and requests: the connector does so only after `bootstrap` has made
+sure that they are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from haven_vlm import stash_writes
+from haven_vlm.errors import StashError, StashRefused, StashUnauthorized, StashUnavailable
+from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium, TagRef
+from haven_vlm.own_thread import OwnThread
+from haven_vlm.stash_address import StashConnection
+from haven_vlm.stash_faults import PATIENCE_S, Patience, Reply
+from haven_vlm.stash_queries import (
+    ALL_BY_ID,
+    HANDSHAKE,
+    KEEP_ALIVE,
+    MARKER,
+    creates,
+    is_id,
+    marker_of,
+    medium_fields,
+    medium_of,
+    tags_filter,
+)
+from haven_vlm.stash_transport import StashTransport
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # requests complains about versions of its dependencies, into Stash's log
+    from stashapi.classes import StashVersion
+    from stashapi.stashapp import StashInterface
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PLUGIN_ID = "ahavenvlmconnector"
+FIRST_PATIENCE_S = 20.0
+"""Patience at the start: a wrong address should be told soon; later we know that Stash was there."""
+_CLOSE_WAIT_S = 10.0
+_LISTS = {Kind.SCENE: "find_scenes", Kind.IMAGE: "find_images", Kind.GALLERY: "find_galleries"}
+_SINGLES = {Kind.SCENE: "find_scene", Kind.IMAGE: "find_image", Kind.GALLERY: "find_gallery"}
+
+
+class _Silence:
+    """stashapp-tools' idea of a logger. All it would say is in our errors; at debug it prints variables."""
+
+    def trace(self, _text: object) -> None: ...
+
+    debug = info = warning = error = trace
+
+
+class StashClient(StashInterface):  # type: ignore[misc]
+    """Blocking, for one thread. Every method raises the errors of `StashGateway`.
+
+    Args:
+        connection: where Stash is and how it knows us.
+        timeout_s: seconds without a byte of an answer; hooks of other plugins run inside our requests.
+        clock, sleep, jitter: for `Patience`.
+    """
+
+    def __init__(
+        self,
+        connection: StashConnection,
+        *,
+        timeout_s: float = 600.0,
+        patience_s: float = PATIENCE_S,
+        first_patience_s: float = FIRST_PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.transport = StashTransport(connection, timeout_s=timeout_s)
+        self.connection = connection
+        self.patience = Patience(first_patience_s, clock=clock, sleep=sleep)
+        self.max_session_age_s = 0
+        self.zip_objects = True
+        self.version_text = ""
+        try:
+            super().__init__({"Logger": _Silence()})
+        except BaseException:
+            self.transport.close()
+            raise
+        self.s = self.transport.session  # the one the library made never opened a connection
+        self.patience = Patience(patience_s, clock=clock, sleep=sleep)
+
+    # --- what the library's constructor calls ---
+
+    @property
+    def url(self) -> str:
+        return self.connection.graphql_url
+
+    @url.setter
+    def url(self, _composed: str) -> None:
+        """The library's own composition knows neither IPv6 nor a reverse proxy's path."""
+
+    def stash_version(self) -> Any:
+        """The version; at the first call also what this Stash can do, and its API key if it has one.
+
+        Raises:
+            StashRefused: it is older than 0.28.
+        """
+        data = self.run(HANDSHAKE, {}).data
+        version = str(data["version"].get("version") or "of an unknown version")
+        if "end_seconds" not in _names(data["marker"], "inputFields"):
+            raise StashRefused(
+                f"This is Stash {version}; the connector needs v0.28 or newer, because markers had no end before. "
+                "Please update Stash."
+            )
+        self.zip_objects = "zip_file" in _names(data["file"], "fields")
+        general = data["configuration"]["general"]
+        self.max_session_age_s = int(general.get("maxSessionAge") or 0)
+        self.transport.api_key = self.transport.api_key or general.get("apiKey") or ""
+        self.version_text = version
+        return StashVersion({"version": version, "hash": data["version"].get("hash") or ""})
+
+    def _get_fragments_introspection(self, *_overrides: object) -> dict[str, str]:
+        """Nothing: the library would load and parse half a megabyte of schema for selections we never use."""
+        return {}
+
+    # --- transport ---
+
+    def _GQL(self, query: str, variables: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """Where every method of the library ends."""
+        return self.run(query, variables or {}).data
+
+    def run(self, document: str, variables: Mapping[str, Any], *, each: bool = False) -> Reply:
+        """Have Stash carry out a document; see `stash_writes.Talk`."""
+
+        def attempt() -> Reply:
+            reply = self.transport.exchange(document, variables)
+            if reply.worst is not None and not each:
+                raise reply.worst
+            return reply
+
+        repeatable = not creates(document)
+        try:
+            try:
+                return self.patience.run(attempt, repeatable=repeatable)
+            except StashUnauthorized:
+                if not self._log_in_again():
+                    raise
+            return self.patience.run(attempt, repeatable=repeatable)
+        except StashError as exc:
+            exc.args = tuple(self.transport.masked(str(part)) for part in exc.args)
+            raise
+
+    @property
+    def needs_keep_alive(self) -> bool:
+        """Whether only a cookie authenticates us, and it ages."""
+        return bool(self.transport.cookie and not self.transport.api_key and self.max_session_age_s > 0)
+
+    def keep_alive(self) -> None:
+        """Have Stash renew the cookie."""
+        self.run(KEEP_ALIVE, {})
+
+    def _log_in_again(self) -> bool:
+        """After a 401: the API key may have been made anew while we ran; the cookie can tell."""
+        login = self.transport
+        if not (login.api_key and login.cookie) or self.connection.api_key:
+            return False
+        stale, login.api_key = login.api_key, ""
+        try:
+            general = login.exchange(HANDSHAKE, {}).data["configuration"]["general"]
+        except StashError:
+            login.api_key = stale
+            return False
+        login.api_key = general.get("apiKey") or ""
+        log.info("Stash's API key has changed; going on with the login as it is now")
+        return True
+
+
+def _names(type_: Mapping[str, Any] | None, members: str) -> set[str]:
+    return {member["name"] for member in (type_ or {}).get(members) or ()}
+
+
+class StashLibrary:
+    """The `StashGateway`; an async context manager that connects, and closes what it opened.
+
+    A cancelled call that Stash already works on is carried out; one that still waits in line is dropped.
+
+    Args:
+        connection: from the plugin's input or from an address and an API key.
+        plugin_id: whose settings page `plugin_settings` reads.
+        timeout_s: as of `StashClient`; `stash_timeout` of the settings, once they are known.
+        patience_s: how long a busy, locked or restarting Stash is waited for.
+        clock, sleep: for tests; `sleep` blocks the gateway's thread.
+        keep_alive_sleep: for tests; waits on the event loop.
+
+    Raises, on entering:
+        StashUnauthorized, StashUnavailable, StashRefused: no use of this Stash; says why.
+    """
+
+    def __init__(
+        self,
+        connection: StashConnection,
+        *,
+        plugin_id: str = PLUGIN_ID,
+        timeout_s: float = 600.0,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] | None = None,
+        keep_alive_sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.connection = connection
+        self._plugin_id = plugin_id
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._clock = clock
+        self._closing = threading.Event()
+        self._sleep = sleep or self._pause
+        self._keep_alive_sleep = keep_alive_sleep
+        self._thread: OwnThread | None = None
+        self._open_client: StashClient | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    # --- lifetime ---
+
+    async def __aenter__(self) -> Self:
+        if self._thread is not None or self._closing.is_set():
+            raise RuntimeError("a StashLibrary is entered once")
+        self._thread = OwnThread("stash")
+        try:
+            self._open_client = await self._in_thread(
+                lambda: StashClient(
+                    self.connection,
+                    timeout_s=self._timeout_s,
+                    patience_s=self._patience_s,
+                    first_patience_s=min(FIRST_PATIENCE_S, self._patience_s),
+                    clock=self._clock,
+                    sleep=self._sleep,
+                )
+            )
+        except BaseException:
+            self._closing.set()
+            self._thread.stop()
+            raise
+        if self._open_client.needs_keep_alive:
+            self._keeper = asyncio.create_task(self._keep_alive(), name="stash keep-alive")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        self._closing.set()
+        if self._thread is not None:
+            closed = self._thread.submit(self._client.transport.close)
+            self._thread.stop()
+            with contextlib.suppress(TimeoutError):  # a request that hangs is left to the daemon thread
+                await asyncio.wait_for(asyncio.wrap_future(closed), _CLOSE_WAIT_S)
+
+    def use_timeout(self, seconds: float) -> None:
+        """Wait this long for an answer from now on (`stash_timeout`, known only after the settings were read)."""
+        self._client.transport.timeout_s = seconds
+
+    @property
+    def version(self) -> str:
+        """As Stash calls itself: 'v0.30.1'."""
+        return self._client.version_text
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be seen in any log line."""
+        return self._client.transport.secrets
+
+    @property
+    def _client(self) -> StashClient:
+        if self._open_client is None:
+            raise RuntimeError("use StashLibrary as an async context manager")
+        return self._open_client
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._thread is None or self._closing.is_set():
+            raise RuntimeError("use StashLibrary as an async context manager")
+        return await asyncio.wrap_future(self._thread.submit(work))
+
+    async def _do(self, work: Callable[[StashClient], T]) -> T:
+        client = self._client
+        return await self._in_thread(lambda: work(client))
+
+    def _pause(self, seconds: float) -> None:
+        if self._closing.wait(seconds):
+            raise StashUnavailable("the connector ends")
+
+    async def _keep_alive(self) -> None:
+        """Ask for something now and then: each answer renews the cookie, which a run of hours outlives."""
+        while True:
+            await self._keep_alive_sleep(max(1.0, min(self._client.max_session_age_s / 3, 900.0)))
+            try:
+                await self._do(StashClient.keep_alive)
+            except StashUnauthorized as exc:
+                log.warning("%s", exc)
+                return
+            except StashError as exc:
+                log.debug("keep-alive: %s", exc)
+
+    # --- settings of others ---
+
+    async def plugin_settings(self) -> Mapping[str, object]:
+        """What the settings page of this plugin holds; empty before anything was saved there."""
+        found = await self._do(lambda client: client.find_plugin_config(self._plugin_id))
+        return dict(found or {})
+
+    async def ui_setting(self, key: str) -> object:
+        """A setting of Stash's interface, such as 'vrTag' (name of the tag of VR scenes); None when never set."""
+        configuration = await self._do(lambda client: client.get_configuration(fragment="ui"))
+        return (configuration["ui"] or {}).get(key)
+
+    # --- tags ---
+
+    async def find_tag(self, name: str) -> TagRef | None:
+        """The tag of exactly this name (first choice), else the one that has it as an alias; case is ignored."""
+        return (await self.find_tags([name])).get(name)
+
+    async def find_tags(self, names: Collection[str]) -> dict[str, TagRef]:
+        """`find_tag` for many names in few round trips; names without a tag are left out."""
+        return await self._do(lambda client: stash_writes.find_tags(client, names))
+
+    async def tags_by_id(self, ids: Collection[str]) -> dict[str, TagRef]:
+        """Tags that still exist among these ids."""
+        return await self._do(lambda client: stash_writes.tags_by_id(client, ids))
+
+    async def create_tag(self, name: str, *, parent_id: str | None = None, description: str = "") -> TagRef:
+        """Create a tag; raises `StashRefused` when the name clashes, and says with what."""
+        return await self._do(
+            lambda client: stash_writes.create_tag(
+                client, client.patience, name, parent_id=parent_id, description=description
+            )
+        )
+
+    async def unused_tags(self, ids: Collection[str]) -> set[str]:
+        """Those of these tags that still exist and that nothing carries."""
+        return await self._do(lambda client: stash_writes.unused_tags(client, ids))
+
+    async def destroy_tags(self, ids: Sequence[str]) -> None:
+        """Destroy tags; those that are gone already do not matter. A marker's primary tag is refused."""
+        await self._do(lambda client: stash_writes.destroy_tags(client, ids))
+
+    # --- media ---
+
+    async def media_ids(self, kind: Kind, tag_id: str) -> list[str]:
+        """Ids of all media that carry this very tag, ascending by id."""
+        return await self.media_ids_where(kind, with_tags=[tag_id])
+
+    async def media_ids_where(
+        self,
+        kind: Kind,
+        *,
+        with_tags: Collection[str] = (),
+        without_tags: Collection[str] = (),
+        organized: bool | None = None,
+    ) -> list[str]:
+        """Ids of all media with all of these tags and none of those, ascending.
+
+        Args:
+            organized: only those that are (or are not) marked as organised; None: both.
+
+        Raises:
+            ValueError: no tag at all is named; that would be the whole library.
+        """
+        wanted: dict[str, object] = {"tags": tags_filter(with_tags=with_tags, without_tags=without_tags)}
+        if organized is not None:
+            wanted["organized"] = organized
+        rows = await self._do(lambda client: _list(client, kind, wanted))
+        return sorted(rows, key=int)
+
+    async def gallery_image_ids(self, gallery_id: str) -> list[str]:
+        """Ids of the images of a gallery, ascending."""
+        wanted = {"galleries": {"value": [gallery_id], "modifier": "INCLUDES"}}
+        return sorted(await self._do(lambda client: _list(client, Kind.IMAGE, wanted)), key=int) if gallery_id else []
+
+    async def medium(self, kind: Kind, medium_id: str) -> Medium | None:
+        """The medium as it is now; None when it does not exist (any more)."""
+        if not is_id(medium_id) or not int(medium_id):
+            return None
+
+        def find(client: StashClient) -> Medium | None:
+            fields = medium_fields(kind, zip_objects=client.zip_objects)
+            row = getattr(client, _SINGLES[kind])(int(medium_id), fragment=fields)
+            return medium_of(kind, row) if row else None
+
+        return await self._do(find)
+
+    async def add_tags(self, kind: Kind, ids: Sequence[str], tag_ids: Collection[str]) -> None:
+        """Add tags to media; those already there stay.
+
+        Raises:
+            StashGone: some media (`ids`) do not exist any more; the others have the tags now.
+        """
+        await self._do(lambda client: stash_writes.change_tags(client, kind, ids, tag_ids, mode="ADD"))
+
+    async def remove_tags(self, kind: Kind, ids: Sequence[str], tag_ids: Collection[str]) -> None:
+        """Take tags from media; other tags stay. Raises as `add_tags`."""
+        await self._do(lambda client: stash_writes.change_tags(client, kind, ids, tag_ids, mode="REMOVE"))
+
+    # --- markers ---
+
+    async def markers(self, scene_id: str) -> list[Marker]:
+        """All markers of a scene, ascending by start. Raises `StashGone` without the scene."""
+        return await self._do(lambda client: stash_writes.scene_markers(client, scene_id))
+
+    async def markers_by_id(self, ids: Collection[str]) -> dict[str, Marker]:
+        """Markers that still exist among these ids, on whatever scene they stand now."""
+        return await self._do(lambda client: stash_writes.markers_by_id(client, ids))
+
+    async def markers_with_tag(self, tag_id: str) -> list[Marker]:
+        """All markers that have this very tag as their primary tag or among the others, ascending by id."""
+        wanted = {"tags": {"value": tags_filter(with_tags=[tag_id])["value"], "modifier": "INCLUDES", "depth": 0}}
+
+        def find(client: StashClient) -> list[Marker]:
+            rows = client.find_scene_markers(wanted, filter=dict(ALL_BY_ID), fragment=MARKER)
+            return sorted(map(marker_of, rows), key=lambda marker: int(marker.id))
+
+        return await self._do(find)
+
+    async def create_markers(self, drafts: Sequence[MarkerDraft]) -> list[Marker]:
+        """Create markers in few round trips; in the order of the drafts. Raises `PartialWrite`."""
+        return await self._do(lambda client: stash_writes.create_markers(client, client.patience, drafts))
+
+    async def destroy_markers(self, ids: Collection[str]) -> None:
+        """Destroy these markers; those that are gone already do not matter."""
+        await self._do(lambda client: stash_writes.destroy_markers(client, ids))
+
+    # --- files ---
+
+    def stream_url(self, kind: Kind, medium_id: str) -> tuple[str, dict[str, str]]:
+        """Address of Stash's own stream of the primary file, and the headers that authenticate there.
+
+        With a cookie only, ask again before each new connection: cookies age. Redirects mean “not logged in”.
+
+        Raises:
+            StashRefused: galleries have no stream, and an id is a number.
+        """
+        if kind is Kind.GALLERY or not is_id(medium_id):
+            raise StashRefused(f"Stash has no stream of {kind} {medium_id}")
+        route = f"scene/{medium_id}/stream" if kind is Kind.SCENE else f"image/{medium_id}/image"
+        return f"{self.connection.base_url}/{route}", self._client.transport.auth_headers()
+
+
+def _list(client: StashClient, kind: Kind, wanted: Mapping[str, object]) -> list[str]:
+    # fresh dictionaries: the library writes into those it is given, and into its defaults
+    rows = getattr(client, _LISTS[kind])(f=dict(wanted), filter=dict(ALL_BY_ID), fragment="id")
+    return [str(row["id"]) for row in rows]

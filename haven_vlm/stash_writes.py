@@ -1,0 +1,358 @@
+"""Writing to Stash so that nothing is doubled, nothing is lost, and the caller knows what stands.
+
+A reply can be lost after Stash has done its work, and Stash can fail between two fields of one document.
+Whatever creates something is therefore never sent again before looking whether it is there already.
+Blocking; runs in the gateway's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
+
+from haven_vlm.errors import PartialWrite, StashError, StashGone, StashRefused, StashUnavailable
+from haven_vlm.facts import Kind, Marker, MarkerDraft, TagRef
+from haven_vlm.stash_faults import NotSent, Patience, Reply, chunked, missing_id
+from haven_vlm.stash_queries import (
+    MARKERS_BY_ID,
+    MARKERS_DESTROY,
+    SCENE_MARKERS,
+    TAG_CREATE,
+    TAGS_DESTROY,
+    best_tag,
+    bulk_update,
+    created_marker,
+    fold,
+    is_draft,
+    is_id,
+    is_unused,
+    marker_of,
+    markers_create,
+    tag_names_query,
+    tag_of,
+    tags_by_id_query,
+)
+
+log = logging.getLogger(__name__)
+
+MARKERS_PER_DOCUMENT = 25
+MEDIA_PER_UPDATE = 25
+"""Hooks of other plugins run for every medium of an update before Stash replies: keep a request short."""
+NAMES_PER_QUERY = 50
+
+
+class Talk(Protocol):
+    """One document there, one answer back."""
+
+    def run(self, document: str, variables: Mapping[str, Any], *, each: bool = False) -> Reply:
+        """Have Stash carry out a document; passing faults are retried unless the document creates something.
+
+        Args:
+            each: the fields stand for themselves: return faults instead of raising the worst.
+        """
+        ...
+
+
+# --- tags -----------------------------------------------------------------------------------------------------
+
+
+def find_tags(talk: Talk, names: Collection[str]) -> dict[str, TagRef]:
+    """Name as asked → the tag it means; names without one are left out."""
+    wanted = list(dict.fromkeys(name for name in names if name.strip()))
+    found: dict[str, TagRef] = {}
+    for piece in chunked(wanted, NAMES_PER_QUERY):
+        document, variables = tag_names_query([name.strip() for name in piece])
+        reply = talk.run(document, variables)
+        for number, name in enumerate(piece):
+            tag = best_tag(name, map(tag_of, reply.data[f"t{number}"]["tags"]))
+            if tag is not None:
+                found[name] = tag
+    return found
+
+
+def tags_by_id(talk: Talk, ids: Collection[str]) -> dict[str, TagRef]:
+    """Those of the tags that still exist."""
+    return {row["id"]: tag_of(row) for row in _tag_rows(talk, ids, counts=False)}
+
+
+def unused_tags(talk: Talk, ids: Collection[str]) -> set[str]:
+    """Those of the tags that exist and that nothing carries."""
+    return {str(row["id"]) for row in _tag_rows(talk, ids, counts=True) if is_unused(row)}
+
+
+def _tag_rows(talk: Talk, ids: Collection[str], *, counts: bool) -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = []
+    for piece in chunked([i for i in dict.fromkeys(ids) if is_id(i)], NAMES_PER_QUERY):
+        data = talk.run(*tags_by_id_query(piece, counts=counts)).data
+        rows += [data[f"t{number}"] for number in range(len(piece)) if data.get(f"t{number}")]
+    return rows
+
+
+def create_tag(
+    talk: Talk, patience: Patience, name: str, *, parent_id: str | None = None, description: str = ""
+) -> TagRef:
+    """Create a tag, once.
+
+    Raises:
+        StashRefused: the name is taken, or Stash takes it for taken.
+    """
+    if not name.strip():
+        raise StashRefused("a tag needs a name that is not blank")
+    taken = find_tags(talk, [name]).get(name)
+    if taken is not None:
+        raise StashRefused(_clash(name, taken))
+    values: dict[str, Any] = {"name": name.strip()}
+    if parent_id is not None:
+        values["parent_ids"] = [parent_id]
+    if description:
+        values["description"] = description
+    last: StashUnavailable | None = None
+    for turn in patience.turns():
+        if turn and (found := find_tags(talk, [name]).get(name)) is not None:
+            return found  # nobody else can be meant: it was not there before our first attempt
+        try:
+            return tag_of(talk.run(TAG_CREATE, {"input": values}).data["tagCreate"])
+        except NotSent:
+            raise
+        except StashUnavailable as exc:
+            last = exc
+        except StashGone as exc:
+            if parent_id is not None and parent_id not in tags_by_id(talk, [parent_id]):
+                raise StashGone(f"the parent tag {parent_id} does not exist (any more)", ids=(parent_id,)) from exc
+            raise
+        except StashRefused as exc:
+            raise StashRefused(_lookalike(talk, name) or f"cannot create the tag “{name}”: {exc}") from exc
+    assert last is not None
+    raise last
+
+
+def _clash(name: str, tag: TagRef) -> str:
+    if fold(tag.name) == fold(name):
+        return f"the tag “{tag.name}” exists already"
+    return f"the tag “{tag.name}” has “{name}” as an alias already"
+
+
+def _lookalike(talk: Talk, name: str) -> str:
+    """Stash compares names with SQL LIKE, in which _ stands for any character: name the tag it stumbled over."""
+    if "_" not in name and "%" not in name:
+        return ""
+    document, variables = tag_names_query([name.strip()])
+    rows = talk.run(document, variables).data["t0"]["tags"]
+    if not rows:
+        return ""
+    return (
+        f"Stash refuses the tag “{name}” because it takes “_” for any character and there is “{rows[0]['name']}”. "
+        "Rename that tag, or choose another name in the settings"
+    )
+
+
+def destroy_tags(talk: Talk, ids: Sequence[str]) -> None:
+    """Destroy these tags; those that are gone already do not matter.
+
+    Raises:
+        StashRefused: a tag is the primary tag of a marker.
+    """
+    for piece in chunked(list(tags_by_id(talk, ids)), MEDIA_PER_UPDATE):
+        try:
+            talk.run(TAGS_DESTROY, {"ids": piece})
+        except StashGone:
+            _one_by_one(talk, TAGS_DESTROY, piece)
+
+
+# --- tags of media --------------------------------------------------------------------------------------------
+
+
+def change_tags(talk: Talk, kind: Kind, ids: Sequence[str], tag_ids: Collection[str], *, mode: str) -> None:
+    """Add tags to media, or take them away (`mode` 'ADD' or 'REMOVE'); other tags stay as they are.
+
+    Stash refuses a whole batch for one unknown id: the others are then done one by one.
+
+    Raises:
+        StashGone: some media or tags do not exist (any more), `ids` says which; everything else was done.
+    """
+    media, tags = list(dict.fromkeys(ids)), list(dict.fromkeys(tag_ids))
+    if not media or not tags:
+        return
+    if strange := [i for i in (*media, *tags) if not is_id(i)]:
+        raise StashGone(f"no such id in Stash: {', '.join(strange)}", ids=tuple(strange))
+    gone: list[str] = []
+    for piece in chunked(media, MEDIA_PER_UPDATE):
+        try:
+            talk.run(bulk_update(kind), _change(piece, tags, mode))
+        except StashGone:
+            known = tags_by_id(talk, tags)
+            if lost := [tag_id for tag_id in tags if tag_id not in known]:
+                raise StashGone(f"these tags do not exist (any more): {', '.join(lost)}", ids=tuple(lost)) from None
+            gone += _each_apart(talk, kind, piece, tags, mode)
+    if gone:
+        raise StashGone(f"{kind} {', '.join(gone)}: not in Stash (any more); the others are done", ids=tuple(gone))
+
+
+def _change(ids: Sequence[str], tags: Sequence[str], mode: str) -> dict[str, Any]:
+    return {"input": {"ids": list(ids), "tag_ids": {"ids": list(tags), "mode": mode}}}
+
+
+def _each_apart(talk: Talk, kind: Kind, ids: Sequence[str], tags: Sequence[str], mode: str) -> list[str]:
+    gone = []
+    for medium_id in ids:
+        try:
+            talk.run(bulk_update(kind), _change([medium_id], tags, mode))
+        except StashGone:
+            gone.append(medium_id)
+    return gone
+
+
+# --- markers --------------------------------------------------------------------------------------------------
+
+
+def scene_markers(talk: Talk, scene_id: str) -> list[Marker]:
+    """All markers of a scene, ascending by start.
+
+    Raises:
+        StashGone: there is no such scene.
+    """
+    scene = talk.run(SCENE_MARKERS, {"id": scene_id}).data.get("findScene") if is_id(scene_id) else None
+    if scene is None:
+        raise StashGone(f"scene {scene_id} is not in Stash (any more)", ids=(scene_id,))
+    found = [marker_of(row) for row in scene["scene_markers"]]
+    return sorted(found, key=lambda marker: (marker.start_ms, int(marker.id)))
+
+
+def markers_by_id(talk: Talk, ids: Collection[str]) -> dict[str, Marker]:
+    """Those of the markers that exist, wherever they stand. Stash fails for the first unknown id, so that is dropped
+    and the rest asked for again."""
+    found: dict[str, Marker] = {}
+    for piece in chunked([i for i in dict.fromkeys(ids) if is_id(i)], NAMES_PER_QUERY):
+        while piece:
+            try:
+                rows = talk.run(MARKERS_BY_ID, {"ids": piece}).data["findSceneMarkers"]["scene_markers"]
+            except StashGone as exc:
+                unknown = missing_id(exc)
+                if unknown not in piece:
+                    raise
+                piece.remove(unknown)
+            else:
+                found |= {str(row["id"]): marker_of(row) for row in rows}
+                break
+    return found
+
+
+def create_markers(talk: Talk, patience: Patience, drafts: Sequence[MarkerDraft]) -> list[Marker]:
+    """Create markers, each once, in the order of the drafts.
+
+    Raises:
+        PartialWrite: Stash failed after some were written; `created` holds those, in order.
+        StashError: Stash failed and nothing was written.
+    """
+    if not drafts:
+        return []
+    return _MarkerBatch(talk, patience, drafts).write()
+
+
+class _MarkerBatch:
+    """Drafts on their way into Stash: which stand, which do not, which are in the dark."""
+
+    def __init__(self, talk: Talk, patience: Patience, drafts: Sequence[MarkerDraft]) -> None:
+        self._talk = talk
+        self._patience = patience
+        self._drafts = drafts
+        self._made: dict[int, Marker] = {}
+        self._before = {m.id for scene in {d.scene_id for d in drafts} for m in scene_markers(talk, scene)}
+        """Markers that stood there before us, maybe equal to a draft: never taken for ours."""
+
+    def write(self) -> list[Marker]:
+        for piece in chunked(list(range(len(self._drafts))), MARKERS_PER_DOCUMENT):
+            self._write_piece(piece)
+        return [self._made[position] for position in range(len(self._drafts))]
+
+    def _write_piece(self, piece: list[int]) -> None:
+        last: StashError | None = None
+        for turn in self._patience.turns():
+            if turn:
+                self._look_for(piece, last)
+            todo = [position for position in piece if position not in self._made]
+            if not todo:
+                return
+            try:
+                last = self._send(todo)
+            except NotSent as exc:
+                self._fail(exc)
+            except StashUnavailable as exc:
+                last = exc
+            except StashError as exc:  # the whole document was refused before any of it was carried out
+                self._fail(exc)
+            if last is None:
+                return
+            if not isinstance(last, StashUnavailable):
+                self._look_for(piece, last)
+                self._fail(last)
+        self._look_for(piece, last)
+        if any(position not in self._made for position in piece) and last is not None:
+            self._fail(last)
+
+    def _send(self, todo: list[int]) -> StashError | None:
+        """Send the drafts once; returns what went wrong, a refusal before something that may pass."""
+        reply = self._talk.run(*markers_create({f"m{n}": self._drafts[n] for n in todo}), each=True)
+        for position in todo:
+            row = reply.data.get(f"m{position}")
+            if row is not None:
+                self._made[position] = created_marker(row, self._drafts[position])
+        if all(position in self._made for position in todo):
+            return None
+        return reply.worst or StashUnavailable("Stash's reply does not say what became of every marker")
+
+    def _look_for(self, piece: list[int], reason: StashError | None) -> None:
+        """Claim, for each draft without a marker, a new marker that is what the draft would become."""
+        missing = [position for position in piece if position not in self._made]
+        if not missing:
+            return
+        taken = self._before | {marker.id for marker in self._made.values()}
+        found: list[Marker] = []
+        for scene_id in {self._drafts[position].scene_id for position in missing}:
+            try:
+                found += scene_markers(self._talk, scene_id)
+            except StashGone:
+                continue  # the scene went, and its markers with it
+            except StashError as exc:
+                self._fail(reason or exc, uncertain=missing)
+        for position in missing:
+            for marker in found:
+                if marker.id not in taken and is_draft(marker, self._drafts[position]):
+                    taken.add(marker.id)
+                    self._made[position] = marker
+                    break
+
+    def _fail(self, reason: StashError, *, uncertain: Sequence[int] = ()) -> NoReturn:
+        if not self._made and not uncertain:
+            raise reason
+        text = f"{len(self._made)} of {len(self._drafts)} markers were written before Stash failed"
+        if uncertain:
+            text += f", and of {len(uncertain)} more nobody can say now whether they were"
+        raise PartialWrite(
+            f"{text}: {reason}",
+            created=tuple(self._made[position] for position in sorted(self._made)),
+            uncertain=tuple(self._drafts[position] for position in uncertain),
+        ) from reason
+
+
+def destroy_markers(talk: Talk, ids: Collection[str]) -> None:
+    """Destroy these markers; those that are gone already do not matter.
+
+    Stash refuses a whole list for one unknown id, so the list is tried as it is, and one by one after a refusal.
+    """
+    for piece in chunked([i for i in dict.fromkeys(ids) if is_id(i)], MARKERS_PER_DOCUMENT):
+        try:
+            talk.run(MARKERS_DESTROY, {"ids": piece})
+        except StashGone:
+            _one_by_one(talk, MARKERS_DESTROY, piece)
+
+
+def _one_by_one(talk: Talk, document: str, ids: Sequence[str]) -> None:
+    for object_id in ids:
+        try:
+            talk.run(document, {"ids": [object_id]})
+        except StashGone as exc:
+            if missing_id(exc) != object_id:  # not gone, but held by something
+                raise StashRefused(str(exc)) from exc
+            log.debug("%s was gone already", object_id)
