@@ -28,7 +28,6 @@ from haven_vlm.ports import (
     ProgressSink,
     Sampler,
     TermwiseAnswers,
-    Ticket,
     VideoJob,
     VisionPool,
 )
@@ -173,25 +172,22 @@ class BuiltInEngine:
         await self._start(look, frame, tasks)
 
     async def _start(self, look: _Look, frame: Frame, tasks: asyncio.TaskGroup) -> None:
-        """Wait for leave to ask about a frame, and set its question going."""
-        stack = AsyncExitStack()
-        ticket = await stack.enter_async_context(self._pool.ticket(look.job.lane, local_only=look.job.local_only))
+        """Set a frame's question going, and go on once the pool has given leave: decoding waits here."""
         look.asking(frame)
-        tasks.create_task(self._ask(look, frame, ticket, stack))
+        admitted = asyncio.Event()
+        tasks.create_task(self._ask(look, frame, admitted))
+        await admitted.wait()
 
-    async def _ask(self, look: _Look, frame: Frame, ticket: Ticket, stack: AsyncExitStack) -> None:
+    async def _ask(self, look: _Look, frame: Frame, admitted: asyncio.Event) -> None:
+        job = look.job
         partly = look.partly.get(frame.at_ms)
         prompt = self._make_prompt(partly.missing) if partly else self._prompt
+        question = Question(prompt, (frame.jpeg,), job.local_only, f"{job.lane} at {clock_text(frame.at_ms)}")
         try:
-            async with stack:
-                answer = await ticket.ask(
-                    Question(
-                        prompt=prompt,
-                        jpegs=(frame.jpeg,),
-                        local_only=look.job.local_only,
-                        label=f"{look.job.lane} at {clock_text(frame.at_ms)}",
-                    )
-                )
+            # the ticket is taken by the task that uses it, so that one cancelled before its start holds none
+            async with self._pool.ticket(job.lane, local_only=job.local_only) as ticket:
+                admitted.set()
+                answer = await ticket.ask(question)
             key = replace(look.key, prompt=prompt)
             await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
         except BaseException:

@@ -1,0 +1,341 @@
+"""One video: every wanted moment is asked about once, whatever fails, and nothing is asked that is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+import pytest
+
+from haven_vlm.errors import MediaUnreadable, OutageError
+from haven_vlm.facts import Answer, Frame, Glimpse, Outcome, Question, Sample, Term, VideoInfo, Wish
+from haven_vlm.ports import AnswerKey, PartlyKnown, PoolStatistics, VideoJob
+from haven_vlm.prompts import build_prompt
+from haven_vlm_engine import BuiltInEngine
+
+TERMS = (Term("Foul"), Term("Dunk"))
+
+
+def luma(value: int) -> bytes:
+    """A picture of its own for every value: a gradient that is far from black and from its neighbours."""
+    return bytes((value * 53 + i * 7) % 200 + 30 for i in range(1024))
+
+
+class Pool:
+    """Answers from a function; counts who holds a ticket."""
+
+    def __init__(self, answer: Callable[[Question], Answer], *, slots: int = 2) -> None:
+        self.answer = answer
+        self.questions: list[Question] = []
+        self.held = self.most_held = 0
+        self.closed: list[str] = []
+        self._slots = asyncio.Semaphore(slots)
+        self.hold: asyncio.Event | None = None
+        self.first_question = asyncio.Event()
+        self.full = asyncio.Event()
+
+    models = frozenset({"tiny"})
+
+    @asynccontextmanager
+    async def ticket(self, lane: str, *, local_only: bool = False) -> AsyncIterator[Self]:
+        async with self._slots:
+            self.held += 1
+            self.most_held = max(self.held, self.most_held)
+            if self._slots.locked():
+                self.full.set()
+            try:
+                yield self
+            finally:
+                self.held -= 1
+
+    async def ask(self, question: Question) -> Answer:
+        self.questions.append(question)
+        self.first_question.set()
+        await asyncio.sleep(0)
+        if self.hold:
+            await self.hold.wait()
+        return self.answer(question)
+
+    def expect(self, lane: str, count: int) -> None:
+        assert count >= 0
+
+    def close_lane(self, lane: str) -> None:
+        self.closed.append(lane)
+
+    def statistics(self) -> PoolStatistics:
+        return PoolStatistics((), 0, 0, 0, 0)
+
+    @property
+    def times(self) -> list[int]:
+        return sorted(int(q.jpegs[0]) for q in self.questions)
+
+
+class Store:
+    """Remembers like the ledger: per prompt, per time."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, int], Sample] = {}
+        self.terms: dict[tuple[str, int], tuple[Term, ...]] = {}
+
+    async def known_partly(self, key: AnswerKey, models: Collection[str]) -> dict[int, PartlyKnown]:
+        merged: dict[int, tuple[dict[str, float], set[Term]]] = {}
+        for (prompt_key, at_ms), sample in self.rows.items():
+            if sample.outcome.analysed:
+                tags, terms = merged.setdefault(at_ms, ({}, set()))
+                tags.update(sample.tags)
+                terms.update(self.terms[prompt_key, at_ms])
+        return {
+            at_ms: PartlyKnown(
+                Sample(at_ms, at_ms, Outcome.TAGS if tags else Outcome.NONE, tags),
+                tuple(t for t in key.prompt.terms if t not in terms),
+            )
+            for at_ms, (tags, terms) in merged.items()
+        }
+
+    async def known(self, key: AnswerKey, models: Collection[str]) -> dict[int, Sample]:
+        return {t: k.sample for t, k in (await self.known_partly(key, models)).items() if not k.missing}
+
+    async def missing_terms(
+        self, key: AnswerKey, models: Collection[str], times_ms: object
+    ) -> dict[tuple[Term, ...], tuple[int, ...]]:
+        raise NotImplementedError
+
+    async def record(self, key: AnswerKey, *, at_ms: int, shown_ms: int, answer: Answer) -> None:
+        self.rows[key.prompt.key, at_ms] = Sample(at_ms, shown_ms, answer.outcome, answer.tags)
+        self.terms[key.prompt.key, at_ms] = key.prompt.terms
+
+    async def record_inherited(self, key: AnswerKey, *, sample: Sample) -> None:
+        self.rows[key.prompt.key, sample.at_ms] = sample
+        self.terms[key.prompt.key, sample.at_ms] = key.prompt.terms
+
+
+class Reader:
+    """Frames whose JPEG is their time as text."""
+
+    def __init__(
+        self,
+        *,
+        duration_ms: int = 10_000,
+        undecodable: Collection[int] = (),
+        breaks_at: int | None = None,
+        picture: Callable[[int], bytes] = luma,
+    ) -> None:
+        self.info = VideoInfo(duration_ms, 640, 360, 25.0, "h264")
+        self.bad_frames = 0
+        self.decoded: list[int] = []
+        self.opened = self.closed = 0
+        self._undecodable, self._breaks_at, self._picture = undecodable, breaks_at, picture
+
+    async def __aenter__(self) -> Self:
+        self.opened += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.closed += 1
+
+    async def frames(self, wanted_ms: Sequence[int], *, snap_ms: int = 0) -> AsyncIterator[Frame]:
+        assert list(wanted_ms) == sorted(set(wanted_ms))
+        for at_ms in wanted_ms:
+            if self._breaks_at is not None and at_ms >= self._breaks_at:
+                raise MediaUnreadable("the file is damaged")
+            self.decoded.append(at_ms)
+            if at_ms not in self._undecodable:
+                yield Frame(at_ms, at_ms, str(at_ms).encode(), 640, 360, self._picture(at_ms // 500))
+
+    async def survey(self) -> tuple[Glimpse, ...]:
+        return ()
+
+
+class Scan:
+    """Every second, then half a second around every Foul."""
+
+    def __init__(self, duration_ms: int) -> None:
+        self.grid = range(0, duration_ms, 1000)
+
+    def wish(self, seen: Mapping[int, Sample]) -> Wish:
+        fine = {t + 500 for t in self.grid if t in seen and "Foul" in seen[t].tags}
+        now = tuple(sorted(t for t in {*self.grid, *fine} if t not in seen))
+        return Wish(now=now, maybe=tuple(t + 500 for t in now if t % 1000 == 0))
+
+    def planned(self, seen: Mapping[int, Sample]) -> int:
+        return max(len(self.grid), len(seen))
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.settled = 0
+
+    def plan(self, lane: str, planned: int) -> None: ...
+    def close(self, lane: str) -> None: ...
+    def done(self, lane: str, count: int = 1) -> None:
+        self.settled += count
+
+
+def tags(*names: str) -> Answer:
+    return Answer(Outcome.TAGS if names else Outcome.NONE, dict.fromkeys(names, 0.9), endpoint="e", model="tiny")
+
+
+def foul_at(*times: int) -> Callable[[Question], Answer]:
+    return lambda q: tags("Foul") if int(q.jpegs[0]) in times else tags()
+
+
+def engine(pool: Pool, store: Store, sink: Sink | None = None, *, terms: Sequence[Term] = TERMS) -> BuiltInEngine:
+    return BuiltInEngine(
+        pool=pool,
+        store=store,
+        make_prompt=build_prompt,
+        terms=terms,
+        make_sampler=lambda duration_ms, _: Scan(duration_ms),
+        progress=sink or Sink(),
+    )
+
+
+def job(reader: Reader, *, duration_ms: int | None = 10_000, known_times_only: bool = False) -> VideoJob:
+    return VideoJob("scene 1", "scene 1", "oshash:1:1", duration_ms, "p", lambda: reader, False, known_times_only)
+
+
+async def test_every_wanted_moment_is_asked_about_once() -> None:
+    pool, reader, sink = Pool(foul_at(3000)), Reader(), Sink()
+    analysis = await engine(pool, Store(), sink).analyse(job(reader))
+    assert pool.times == sorted([*range(0, 10_000, 1000), 3500])
+    assert (analysis.asked, analysis.coverage, sink.settled) == (11, 1.0, 11)
+    assert analysis.samples[3000].tags == {"Foul": 0.9}
+    assert (reader.opened, reader.closed, pool.held, pool.closed) == (1, 1, 0, ["scene 1"])
+
+
+async def test_what_was_decoded_on_the_way_is_not_decoded_again() -> None:
+    reader = Reader()
+    await engine(Pool(foul_at(3000)), Store()).analyse(job(reader))
+    assert reader.decoded.count(3500) == 1
+
+
+async def test_a_second_look_asks_nothing_and_opens_nothing() -> None:
+    store, reader = Store(), Reader()
+    first = await engine(Pool(foul_at(3000)), store).analyse(job(Reader()))
+    pool = Pool(foul_at())
+    again = await engine(pool, store).analyse(job(reader))
+    assert (pool.questions, reader.opened, again.reused, again.asked) == ([], 0, 11, 0)
+    assert {t: s.tags for t, s in again.samples.items()} == {t: s.tags for t, s in first.samples.items()}
+
+
+async def test_an_interrupted_look_asks_only_what_is_missing() -> None:
+    store = Store()
+    first = Pool(foul_at(3000))
+
+    def dies(question: Question) -> Answer:
+        if len(first.questions) > 6:
+            raise OutageError("no endpoint answers")
+        return foul_at(3000)(question)
+
+    first.answer = dies
+    with pytest.raises(OutageError):
+        await engine(first, store).analyse(job(Reader()))
+    assert first.held == 0
+    known = {t for _, t in store.rows}
+    second = Pool(foul_at(3000))
+    await engine(second, store).analyse(job(Reader()))
+    assert set(second.times) == {*range(0, 10_000, 1000), 3500} - known
+
+
+async def test_new_terms_are_asked_about_at_known_moments_only() -> None:
+    store = Store()
+    await engine(Pool(foul_at(3000)), store, terms=TERMS[:1]).analyse(job(Reader()))
+    pool = Pool(lambda q: tags("Dunk") if int(q.jpegs[0]) == 3000 else tags())
+    analysis = await engine(pool, store).analyse(job(Reader(), known_times_only=True))
+    assert all(q.prompt.terms == TERMS[1:] for q in pool.questions)
+    assert pool.times == sorted([*range(0, 10_000, 1000), 3500])
+    assert set(analysis.samples[3000].tags) == {"Foul", "Dunk"}
+
+
+async def test_recalling_with_the_same_terms_asks_nothing() -> None:
+    store = Store()
+    await engine(Pool(foul_at(3000)), store).analyse(job(Reader()))
+    pool, reader = Pool(foul_at()), Reader()
+    await engine(pool, store).analyse(job(reader, duration_ms=None, known_times_only=True))
+    assert (pool.questions, reader.opened) == ([], 0)
+
+
+async def test_frames_that_look_the_same_are_asked_about_once() -> None:
+    pool, store = Pool(foul_at(0)), Store()
+    analysis = await engine(pool, store).analyse(job(Reader(picture=lambda half: luma(half // 10))))
+    assert len([t for t in pool.times if t % 1000 == 0]) == 2
+    assert analysis.samples[4000].tags == {"Foul": 0.9}
+    assert analysis.samples[4000].inherited_from_ms == 0
+    assert analysis.inherited == 8 + analysis.asked * 0 + len([t for t in analysis.samples if t % 1000])
+
+
+async def test_black_frames_are_not_asked_about() -> None:
+    pool = Pool(foul_at(0))
+    analysis = await engine(pool, Store()).analyse(job(Reader(picture=lambda _: bytes(1024))))
+    assert pool.questions == []
+    assert {s.outcome for s in analysis.samples.values()} == {Outcome.NONE}
+
+
+async def test_a_frame_whose_likeness_got_no_answer_is_asked_itself() -> None:
+    failed: list[int] = []
+
+    def answer(question: Question) -> Answer:
+        if not failed:
+            failed.append(int(question.jpegs[0]))
+            return Answer(Outcome.UNPARSABLE, detail="gibberish")
+        return tags()
+
+    pool = Pool(answer)
+    analysis = await engine(pool, Store()).analyse(job(Reader(picture=lambda _: luma(1))))
+    assert len(pool.questions) > 1
+    assert analysis.coverage == 0.9
+    assert analysis.problems == {"gibberish": 1}
+
+
+async def test_moments_without_a_picture_are_undecodable_and_never_none() -> None:
+    analysis = await engine(Pool(foul_at()), Store()).analyse(job(Reader(undecodable=[4000, 5000])))
+    assert analysis.samples[4000].outcome is Outcome.UNDECODABLE
+    assert analysis.coverage == 0.8
+    assert sum(analysis.problems.values()) == 2
+
+
+async def test_a_file_that_breaks_off_keeps_what_was_seen() -> None:
+    analysis = await engine(Pool(foul_at()), Store()).analyse(job(Reader(breaks_at=6000)))
+    assert analysis.coverage == 0.6
+
+
+async def test_a_file_without_a_single_picture_is_an_error() -> None:
+    pool = Pool(foul_at())
+    with pytest.raises(MediaUnreadable):
+        await engine(pool, Store()).analyse(job(Reader(breaks_at=0)))
+    assert pool.closed == ["scene 1"]
+
+
+async def test_sound_that_lasts_longer_than_the_picture_is_nobodys_fault() -> None:
+    pool = Pool(foul_at())
+    analysis = await engine(pool, Store()).analyse(job(Reader(duration_ms=8000)))
+    assert analysis.coverage == 1.0
+    assert max(pool.times) < 8000
+
+
+async def test_cancelling_leaves_nothing_behind() -> None:
+    pool, reader = Pool(foul_at()), Reader()
+    pool.hold = asyncio.Event()
+    task = asyncio.create_task(engine(pool, Store()).analyse(job(reader)))
+    await pool.first_question.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (pool.held, reader.closed, pool.closed) == (0, 1, ["scene 1"])
+    assert [t for t in asyncio.all_tasks() if t is not asyncio.current_task()] == []
+
+
+async def test_decoding_waits_for_leave() -> None:
+    pool, reader = Pool(foul_at(), slots=3), Reader()
+    pool.hold = asyncio.Event()
+    task = asyncio.create_task(engine(pool, Store()).analyse(job(reader)))
+    await pool.full.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)  # nothing holds the reader back now but the pool
+    assert len(pool.questions) == 3
+    assert len([t for t in reader.decoded if t % 1000 == 0]) == 4
+    pool.hold.set()
+    await task
+    assert pool.most_held == 3
