@@ -102,6 +102,10 @@ class Capabilities:
     """Request fields this server answered 400/422 to."""
     answer_s: float | None = None
     """Seconds one question with a picture took in the probe, if one was asked: a first guess at its speed."""
+    thinking_switch: str = ""
+    """The request field that turned thinking off; empty when none is needed or none works."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the person: what could not be confirmed, or could be set up better."""
 
 
 class VisionEndpoint(Protocol):
