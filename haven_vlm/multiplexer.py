@@ -1,0 +1,290 @@
+"""Many endpoints as one pool: every question gets one honest outcome, every endpoint is exactly busy.
+
+The parts: `scheduling` says where the next question goes, `settling` holds the one retry loop, `pool_member` looks
+after one endpoint, `outage` after the case that none works. This module owns them and their tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+from types import TracebackType
+from typing import Self
+
+from haven_vlm.errors import EndpointError, EndpointFault, OutageError
+from haven_vlm.facts import Answer, Question
+from haven_vlm.outage import OutageWatch
+from haven_vlm.pool_member import GETTING_READY_S, Member
+from haven_vlm.ports import EndpointMemory, PoolStatistics, VisionEndpoint
+from haven_vlm.resilience import Backoff, Clock
+from haven_vlm.scheduling import Job, Pass, Scheduler, Tier
+from haven_vlm.settings import EndpointSettings, Settings
+from haven_vlm.settling import Settler
+
+log = logging.getLogger(__name__)
+
+
+class Multiplexer:
+    """All endpoints of a run as one `VisionPool`. An async context manager; leaving it leaves nothing behind.
+
+    Args:
+        endpoints: the servers; matched to `settings.endpoints` by name.
+        settings: of which `endpoints`, `outage_patience`, `allow_remote_media` and `hedge` matter here.
+        memory: what earlier runs learned of speed and useful parallelism.
+        clock, sleep, random: time and chance; a test passes its own.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[VisionEndpoint],
+        settings: Settings,
+        *,
+        memory: EndpointMemory | None = None,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        random: Random | None = None,
+    ) -> None:
+        random = random or Random()
+        by_name = {e.name: e for e in settings.endpoints}
+        self._clock = clock
+        self._sleep = sleep
+        self._stay_local = not settings.allow_remote_media
+        self._members = [
+            Member(
+                endpoint,
+                by_name.get(endpoint.name)
+                or EndpointSettings.model_validate({"name": endpoint.name, "base_url": endpoint.base_url}),
+                memory=memory,
+                clock=clock,
+                sleep=sleep,
+                random=random,
+                changed=self._changed,
+                wake_in=self._wake_in,
+            )
+            for endpoint in endpoints
+        ]
+        self._scheduler = Scheduler(self._members, held=self._wake_once_in)
+        self._outage = OutageWatch(
+            self._members, self._scheduler, settings.outage_patience.seconds, clock, self._wake_in
+        )
+        self._settler = Settler(
+            self._members,
+            self._scheduler,
+            self._outage,
+            hedge=settings.hedge,
+            backoff=Backoff(0.25, 5.0, random),
+            clock=clock,
+            sleep=sleep,
+        )
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._alarms: set[asyncio.Task[None]] = set()
+        self._nudge: asyncio.Task[None] | None = None
+        self._watchers: set[asyncio.Future[None]] = set()
+        self._answered = 0
+        self._open = False
+
+    # --- the pool ---------------------------------------------------------------------------------------------
+
+    @property
+    def models(self) -> frozenset[str]:
+        """See `VisionPool.models`. Models that the settings leave open are known after `prepared`."""
+        return frozenset(m.model for m in self._members if m.model and not m.never)
+
+    @asynccontextmanager
+    async def ticket(self, lane: str, *, local_only: bool = False) -> AsyncIterator[_Leave]:
+        """See `VisionPool.ticket`."""
+        self._must_be_open()
+        local_only = local_only or self._stay_local
+        self._start_keepers()
+        if (error := self._outage.verdict(local_only=local_only)) is not None:
+            raise error
+        leave = await self._scheduler.ticket(lane, local_only=local_only)
+        try:
+            yield _Leave(self, leave)
+        finally:
+            self._scheduler.give_back(leave)
+
+    def expect(self, lane: str, count: int) -> None:
+        """See `VisionPool.expect`."""
+        self._scheduler.expect(lane, count)
+
+    def close_lane(self, lane: str) -> None:
+        """See `VisionPool.close_lane`."""
+        self._scheduler.close_lane(lane)
+        self._changed()
+
+    async def prepared(self, *, timeout_s: float = 15.0) -> PoolStatistics:
+        """Get all endpoints ready that may be used; wait until each has succeeded or failed once, or `timeout_s`."""
+        self._must_be_open()
+        for member in self._members:
+            if not member.never:
+                self._keep(member)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while any(m.state in ("unused", "preparing") for m in self._members if not m.never):
+                    watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._watchers.add(watcher)
+                    try:
+                        await watcher
+                    finally:
+                        self._watchers.discard(watcher)
+        except TimeoutError:
+            log.debug("some endpoints are not ready after %.0f s", timeout_s)
+        return self.statistics()
+
+    def statistics(self) -> PoolStatistics:
+        """See `VisionPool.statistics`."""
+        return PoolStatistics(
+            endpoints=tuple(m.statistics() for m in self._members),
+            waiting=self._scheduler.waiting,
+            asked=sum(m.asked for m in self._members),
+            answered=self._answered,
+            left_network=sum(m.left_network for m in self._members),
+            waiting_for=self._outage.waiting_for() if self._open else "",
+        )
+
+    async def answer(self, leave: Pass, question: Question) -> Answer:
+        """Settle the question of a ticket; `Ticket.ask` is the way to it."""
+        self._must_be_open()
+        local_only = question.local_only or leave.local_only or self._stay_local
+        answer = await self._settler.settle(Job(leave.order, question, local_only))
+        self._answered += 1
+        return answer
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._open:
+            raise RuntimeError("the pool is open already")
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        self._scheduler.fail(lambda: OutageError("The run is over; the question was dropped."), local_only=False)
+        self._settler.close(self._members)
+        tasks = [*self._keepers.values(), *self._alarms, *([self._nudge] if self._nudge else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for member in self._members:
+            member.remember()
+        if any(m.asked for m in self._members):
+            log.info("endpoints of this run:\n%s", table(self.statistics()))
+
+    def _must_be_open(self) -> None:
+        if not self._open:
+            raise RuntimeError("the pool is not open: use it within `async with`")
+
+    def _changed(self) -> None:
+        """Something changed that could let work through, or end the hope for it."""
+        if not self._open:
+            return
+        self._outage.look()
+        self._scheduler.assign()
+        self._scheduler.admit()
+        self._start_keepers()
+        for watcher in self._watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+
+    def _start_keepers(self) -> None:
+        """Get endpoints ready that are wanted now; fallbacks for the worst case only when it is there."""
+        if len(self._keepers) == len(self._members):
+            return
+        regular = [m for m in self._members if m.tier is not Tier.WHEN_DOWN and not m.never]
+        for member in regular:
+            self._keep(member)
+        local_wanted = self._scheduler.in_demand(local_only=True)
+        if not any(m.alive for m in regular) or (local_wanted and not any(m.alive and not m.remote for m in regular)):
+            for member in self._members:
+                if member.tier is Tier.WHEN_DOWN and not member.never:
+                    self._keep(member)
+
+    def _keep(self, member: Member) -> None:
+        if member.name in self._keepers:
+            return
+        member.getting_ready()
+        self._wake_in(GETTING_READY_S + 0.01)
+        task = asyncio.create_task(member.keep(), name=f"keeper of {member.name}")
+        task.add_done_callback(lambda done: self._keeper_ended(member, done))
+        self._keepers[member.name] = task
+
+    def _keeper_ended(self, member: Member, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (cause := task.exception()) is None:
+            return
+        log.error("looking after endpoint “%s” failed", member.name, exc_info=cause)
+        fault = EndpointError(
+            f"internal error: {cause!r}",
+            endpoint=member.name,
+            fault=EndpointFault.OTHER,
+            fix="Please report this with the log.",
+        )
+        member.park(fault)
+        self._changed()
+
+    def _wake_in(self, delay_s: float) -> None:
+        """Look again after so many seconds."""
+        if self._open:
+            alarm = asyncio.create_task(self._alarm(delay_s))
+            self._alarms.add(alarm)
+            alarm.add_done_callback(self._alarms.discard)
+
+    def _wake_once_in(self, delay_s: float) -> None:
+        """As `_wake_in`, unless that is planned already."""
+        if self._open and (self._nudge is None or self._nudge.done()):
+            self._nudge = asyncio.create_task(self._alarm(delay_s))
+
+    async def _alarm(self, delay_s: float) -> None:
+        await self._sleep(delay_s)
+        asyncio.get_running_loop().call_soon(self._changed)  # after this task is done, so that it may be set again
+
+
+class _Leave:
+    """`Ticket` of the port."""
+
+    def __init__(self, pool: Multiplexer, leave: Pass) -> None:
+        self._pool = pool
+        self._leave = leave
+
+    async def ask(self, question: Question) -> Answer:
+        """See `Ticket.ask`."""
+        if not self._leave.to_ask:
+            raise RuntimeError("a ticket is for one question")
+        self._leave.to_ask = False
+        return await self._pool.answer(self._leave, question)
+
+
+def table(statistics: PoolStatistics) -> str:
+    """The work of each endpoint as text for the log: share against weight, speed, tokens, failures."""
+    total = sum(e.answered for e in statistics.endpoints) or 1
+    weights = sum(e.weight for e in statistics.endpoints if e.answered) or 1.0
+    head = ("endpoint", "model", "answers", "share", "weight", "p50 s", "p95 s", "at once", "tokens in/cached/out", "")
+    rows = [head]
+    for e in statistics.endpoints:
+        failures = ", ".join(f"{count} × {fault}" for fault, count in e.failures.items())
+        state = "" if e.state in ("ready", "unused") else e.state
+        rows.append(
+            (
+                e.name,
+                e.model,
+                f"{e.answered:,}",
+                f"{e.answered / total:.1%}",
+                f"{e.weight / weights:.1%}" if e.answered else "–",
+                f"{e.p50_s:.2f}",
+                f"{e.p95_s:.2f}",
+                str(e.limit),
+                f"{e.tokens_in:,}/{e.tokens_cached:,}/{e.tokens_out:,}",
+                "; ".join(filter(None, (state, failures))),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,137 @@
+"""When no endpoint can take work: for how long that is waited out, and what is said about it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from haven_vlm.errors import LocalOutageError, OutageError
+from haven_vlm.pool_member import Member
+from haven_vlm.resilience import Clock
+from haven_vlm.scheduling import Scheduler
+from haven_vlm_utility import duration_text
+
+log = logging.getLogger(__name__)
+
+TELL_AFTER_S = 5.0
+"""An outage shorter than this is not worth a line in the log."""
+
+
+@dataclass(slots=True)
+class _Outage:
+    """The state of either all work or of the work that must stay local."""
+
+    local_only: bool
+    since: float | None = None
+    told: bool = False
+    unsettled: int = 0
+    """Questions under way, wherever they are."""
+
+
+@dataclass(slots=True)
+class OutageWatch:
+    """Notices that nobody can take work, waits out the patience, then ends every wait with the reasons.
+
+    An outage begins when the last endpoint that works well stops doing so while somebody wants an answer. It ends with
+    an answer, or when an endpoint is ready that has not failed since: a server that flaps does not prolong
+    the patience.
+    """
+
+    members: Sequence[Member]
+    scheduler: Scheduler
+    patience_s: float
+    clock: Clock
+    wake_in: Callable[[float], None]
+    _all: _Outage = field(default_factory=lambda: _Outage(local_only=False), init=False)
+    _local: _Outage = field(default_factory=lambda: _Outage(local_only=True), init=False)
+
+    @contextmanager
+    def demand(self, *, local_only: bool) -> Iterator[None]:
+        """A question is under way."""
+        outages = (self._all, self._local) if local_only else (self._all,)
+        for outage in outages:
+            outage.unsettled += 1
+        try:
+            yield
+        finally:
+            for outage in outages:
+                outage.unsettled -= 1
+
+    def look(self) -> None:
+        """Something changed: begin, end or declare an outage."""
+        for outage in (self._all, self._local):
+            if self._demanded(outage) and (error := self._verdict(outage)) is not None:
+                self.scheduler.fail(partial(type(error), str(error)), local_only=outage.local_only)
+
+    def verdict(self, *, local_only: bool) -> OutageError | None:
+        """Why new work cannot be taken at all; None when it can, or when waiting is still worth it."""
+        if (error := self._verdict(self._all)) is not None:
+            return error
+        return self._verdict(self._local) if local_only else None
+
+    def waiting_for(self) -> str:
+        """What is being waited for, in words; empty unless there is an outage."""
+        for outage in (self._all, self._local):
+            if outage.since is not None and self._demanded(outage):
+                return self._story(outage)
+        return ""
+
+    # ----------------------------------------------------------------------------------------------------------
+
+    def _demanded(self, outage: _Outage) -> bool:
+        return outage.unsettled > 0 or self.scheduler.in_demand(local_only=outage.local_only)
+
+    def _concerned(self, outage: _Outage) -> list[Member]:
+        return [m for m in self.members if not m.never and not (outage.local_only and m.remote)]
+
+    def _verdict(self, outage: _Outage) -> OutageError | None:
+        members = self._concerned(outage)
+        hopeful = [m for m in members if not m.hopeless]
+        if not hopeful:
+            return self._error(outage, "")
+        now = self.clock()
+        if any(m.usable and m.proven and (m.local or not outage.local_only) for m in hopeful):
+            if outage.told:
+                log.info("endpoints answer again after %s", duration_text(now - (outage.since or now)))
+            outage.since, outage.told = None, False
+            return None
+        if outage.since is None:
+            outage.since = now
+            self.wake_in(TELL_AFTER_S)
+            self.wake_in(self.patience_s)
+        waited_s = now - outage.since
+        if not outage.told and waited_s >= TELL_AFTER_S:
+            outage.told = True
+            log.warning("%s Waiting for up to %s.", self._story(outage), duration_text(self.patience_s))
+        if any(m.sound and m.leases for m in hopeful):
+            return None  # an answer is on its way
+        futile = all(m.rest.left_s > self.patience_s - waited_s for m in hopeful)
+        if waited_s >= self.patience_s or futile:
+            waited = f" Waited for {duration_text(waited_s)}." if waited_s >= 1 else ""
+            return self._error(outage, waited)
+        return None
+
+    def _error(self, outage: _Outage, waited: str) -> OutageError:
+        kind = LocalOutageError if outage.local_only else OutageError
+        return kind(self._story(outage) + waited)
+
+    def _story(self, outage: _Outage) -> str:
+        members = self._concerned(outage)
+        if not members:
+            return "No endpoint on the local network can take what must stay local: all are remote."
+        where = " on the local network" if outage.local_only else ""
+        return f"No endpoint{where} can take questions. " + " ".join(self._reason(m) for m in members)
+
+    @staticmethod
+    def _reason(member: Member) -> str:
+        snapshot = member.statistics()
+        reason = snapshot.reason or ("It is still getting ready." if snapshot.state == "preparing" else "")
+        again = f" (next try in {duration_text(snapshot.until_s)})" if snapshot.until_s is not None else ""
+        return f"“{member.name}”: {_sentence(reason or 'It does not answer well.')}{again}"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else text + "."

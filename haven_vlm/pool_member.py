@@ -1,0 +1,385 @@
+"""One endpoint in the pool: how it is doing, what it may get, and the task that looks after it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from typing import Literal
+
+from haven_vlm.concurrency import Concurrency
+from haven_vlm.errors import EndpointError, EndpointFault
+from haven_vlm.facts import Answer, Outcome
+from haven_vlm.ports import EndpointMemory, EndpointStatistics, VisionEndpoint
+from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
+from haven_vlm.scheduling import Job, Tier
+from haven_vlm.settings import EndpointSettings
+
+log = logging.getLogger(__name__)
+
+PING_TIMEOUT_S = 10.0
+SHORT_REST_S = 5.0
+"""An endpoint that rests no longer than this still counts as alive."""
+GETTING_READY_S = 15.0
+"""For so long a primary endpoint that gets ready keeps fallbacks from being used."""
+WARM_PROMPTS = 4
+"""So many different prompts a server is taken to keep in its cache."""
+
+State = Literal["unused", "preparing", "ready", "cooling down", "parked"]
+
+
+class MemberLease:
+    """A slot of a member, taken for one question. Released exactly once, whatever happens."""
+
+    __slots__ = ("began_at", "breaker_ticket", "deadline", "member", "released", "started")
+
+    def __init__(self, member: Member, now: float) -> None:
+        self.member = member
+        self.began_at = now
+        self.breaker_ticket = member.breaker.begin()
+        self.started = member.concurrency.began()
+        self.deadline: asyncio.Timeout | None = None
+        """Set while the attempt runs: closing the pool pulls it in."""
+        self.released = False
+
+    def release(self) -> None:
+        if not self.released:
+            self.released = True
+            self.member.released(self)
+
+
+class Member:
+    """An endpoint with its state machine; `Station` of the scheduler. The pool tells it how attempts ended."""
+
+    def __init__(
+        self,
+        endpoint: VisionEndpoint,
+        settings: EndpointSettings,
+        *,
+        memory: EndpointMemory | None,
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[None]],
+        random: Random,
+        changed: Callable[[], None],
+        wake_in: Callable[[float], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.settings = settings
+        self.name = settings.name
+        self.weight = settings.weight
+        self.tier = Tier.PRIMARY
+        if settings.is_fallback:
+            self.tier = Tier.WHEN_BUSY if settings.fallback_policy == "when_busy" else Tier.WHEN_DOWN
+        self.never = settings.is_fallback and settings.fallback_policy == "never"
+        self.state: State = "unused"
+        self.reason = ""
+        self.fix = ""
+        self.proven = True
+        """Nothing has gone wrong since its last answer."""
+        self.breaker = Breaker(clock, random)
+        self.rest = Rest(clock)
+        self.latencies = Latencies()
+        self.timeouts = Timeouts(settings.timeout, self.latencies, clock)
+        self.concurrency = self._concurrency(None)
+        self.leases: set[MemberLease] = set()
+        self.asked = self.answered = self.left_network = 0
+        self.tokens_in = self.tokens_cached = self.tokens_out = 0
+        self.failures: Counter[EndpointFault] = Counter()
+        self._prompts: OrderedDict[str, None] = OrderedDict()
+        self._memory = memory
+        self._clock = clock
+        self._sleep = sleep
+        self._changed = changed
+        self._wake_in = wake_in
+        self._rests_in_a_row = 0
+        self._backoff = Backoff(1.0, 60.0, random)
+        self._loading = Backoff(2.0, 5.0, random)
+        self._down = asyncio.Event()
+        self._loading_now = False
+        self._since = 0.0
+        self._next_look = 0.0
+
+    # --- what the scheduler sees ------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> str:
+        return self.endpoint.model
+
+    @property
+    def local(self) -> bool:
+        return self.endpoint.is_remote is False
+
+    @property
+    def remote(self) -> bool:
+        return self.endpoint.is_remote is True
+
+    @property
+    def spent(self) -> bool:
+        """Its budget of requests for this run is used up."""
+        most = self.settings.max_requests
+        return most is not None and self.asked >= most
+
+    @property
+    def hopeless(self) -> bool:
+        """Will not take another question in this run."""
+        return self.never or self.state == "parked" or self.spent
+
+    @property
+    def usable(self) -> bool:
+        return self.state == "ready" and self.rest.over and not self.spent
+
+    @property
+    def sound(self) -> bool:
+        return self.usable and self.breaker.state is BreakerState.CLOSED
+
+    @property
+    def alive(self) -> bool:
+        if self.hopeless:
+            return False
+        if self.state == "ready":
+            return self.rest.left_s <= SHORT_REST_S
+        return self.state == "preparing" and self._clock() - self._since <= GETTING_READY_S
+
+    @property
+    def limit(self) -> int:
+        return self.concurrency.limit
+
+    @property
+    def free(self) -> int:
+        if not self.usable or not self.breaker.admits:
+            return 0
+        most = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.limit
+        if self.settings.max_requests is not None:
+            most = min(most, len(self.leases) + self.settings.max_requests - self.asked)
+        return max(0, most - len(self.leases))
+
+    @property
+    def expected_s(self) -> float | None:
+        return self.latencies.expected_s
+
+    def busy_s(self) -> Sequence[float]:
+        usual = self.expected_s or 0.0
+        now = self._clock()
+        # what is overdue will probably take as long again as it is late: a hanging server must not keep work waiting
+        ages = [now - lease.began_at for lease in self.leases]
+        return [max(usual - age, age - usual, 0.1 * usual) for age in ages]
+
+    def warm(self, prompt_key: str) -> bool:
+        return prompt_key in self._prompts
+
+    def lease(self, job: Job) -> MemberLease:
+        lease = MemberLease(self, self._clock())
+        self.leases.add(lease)
+        self.asked += 1
+        if self.remote:
+            self.left_network += len(job.question.jpegs)
+        key = job.question.prompt.key
+        self._prompts[key] = None
+        self._prompts.move_to_end(key)
+        if len(self._prompts) > WARM_PROMPTS:
+            self._prompts.popitem(last=False)
+        return lease
+
+    def released(self, lease: MemberLease) -> None:
+        """Called by the lease, once."""
+        self.leases.discard(lease)
+        self.breaker.end(lease.breaker_ticket, ok=None)  # only counts where nothing was said about the attempt
+        self._changed()
+
+    # --- how attempts ended -----------------------------------------------------------------------------------
+
+    def succeeded(self, lease: MemberLease, answer: Answer) -> None:
+        """An answer came, whatever it says."""
+        latency_s = self._clock() - lease.began_at
+        self.latencies.add(latency_s)
+        self.timeouts.answered()
+        self.concurrency.ended(lease.started, latency_s=latency_s, in_flight=len(self.leases))
+        self.breaker.end(lease.breaker_ticket, ok=True)
+        self.answered += 1
+        self.tokens_in += answer.tokens_in
+        self.tokens_cached += answer.tokens_cached
+        self.tokens_out += answer.tokens_out
+        self._rests_in_a_row = 0
+        self.proven = True
+        if answer.outcome is not Outcome.UNPARSABLE:
+            self.reason = self.fix = ""
+
+    def failed(self, lease: MemberLease, error: EndpointError) -> None:
+        """No answer came."""
+        self.failures[error.fault] += 1
+        policy = POLICY[error.fault]
+        if policy is Policy.PARK:
+            self.park(error)
+        elif policy is Policy.REST:
+            self.concurrency.overloaded(lease.started, in_flight=len(self.leases))
+            self._take_rest(error)
+        elif policy is Policy.WAIT:
+            self._go_down(error)
+        elif policy is Policy.ENDPOINT:
+            self.proven = False
+            if error.fault is EndpointFault.TIMEOUT:
+                self.timeouts.timed_out()
+            if self.breaker.end(lease.breaker_ticket, ok=False):
+                self._go_down(error)
+        else:
+            # a complaint about the question is a sign of life
+            self.breaker.end(lease.breaker_ticket, ok=True)
+
+    def _take_rest(self, error: EndpointError) -> None:
+        self.reason, self.fix, self.proven = str(error), error.fix, False
+        asked_s = error.retry_after_s
+        self.rest.extend(self._backoff.delay_s(self._rests_in_a_row) if asked_s is None else asked_s)
+        self._rests_in_a_row += 1
+        self._wake_in(self.rest.left_s)
+
+    def _go_down(self, error: EndpointError) -> None:
+        if self.state != "ready":
+            return
+        self.state, self.proven = "cooling down", False
+        self.reason, self.fix = str(error), error.fix
+        self._since = self._clock()
+        log.warning("endpoint “%s” gets no questions for now: %s", self.name, self.reason)
+        self._loading_now = error.fault is EndpointFault.LOADING
+        self._down.set()
+
+    def park(self, error: EndpointError) -> None:
+        """Out for this run; said once."""
+        if self.state == "parked":
+            return
+        self.state, self.proven = "parked", False
+        self.reason, self.fix = str(error), error.fix
+        log.error("endpoint “%s” is out of this run: %s", self.name, " ".join(filter(None, (self.reason, self.fix))))
+        self._down.set()
+
+    # --- looking after it -------------------------------------------------------------------------------------
+
+    def getting_ready(self) -> None:
+        """`keep` is about to begin."""
+        self.state, self._since = "preparing", self._clock()
+
+    async def keep(self) -> None:
+        """Get it ready, and whenever it is down, look from time to time whether it is back. Ends when it is parked."""
+        looks = 0
+        while self.state != "parked":
+            try:
+                if self.state == "cooling down":
+                    await self._wait_for_next_look(looks)
+                    async with asyncio.timeout(PING_TIMEOUT_S):
+                        await self.endpoint.ping()
+                async with asyncio.timeout(self.settings.timeout):
+                    capabilities = await self.endpoint.prepare()
+            except EndpointError as error:
+                looks += 1
+                self._not_ready(error)
+            except TimeoutError:
+                looks += 1
+                self._not_ready(self._silent())
+            else:
+                looks = 0
+                self._is_ready(capabilities.parallel_hint, capabilities.answer_s)
+                self._changed()
+                await self._down.wait()
+            self._changed()
+
+    def _silent(self) -> EndpointError:
+        return EndpointError(
+            "it does not answer the first questions about itself",
+            endpoint=self.name,
+            fault=EndpointFault.TIMEOUT,
+            fix="Look whether the server still works on something, or start it anew.",
+        )
+
+    def _not_ready(self, error: EndpointError) -> None:
+        self.failures[error.fault] += 1
+        policy = POLICY[error.fault]
+        if policy is Policy.PARK:
+            self.park(error)
+            return
+        first = self.state == "preparing"
+        self.state, self.proven = "cooling down", False
+        if first or str(error) != self.reason:
+            log.warning("endpoint “%s” is not ready: %s", self.name, error)
+        self.reason, self.fix = str(error), error.fix
+        self._loading_now = policy is Policy.WAIT
+        if policy is Policy.REST:
+            self._take_rest(error)
+        elif policy is not Policy.WAIT:
+            self.breaker.trip()
+
+    async def _wait_for_next_look(self, looks: int) -> None:
+        wait_s = self._loading.delay_s(looks) if self._loading_now else self.breaker.open_left_s
+        wait_s = max(wait_s, self.rest.left_s, 0.05)
+        self._next_look = self._clock() + wait_s
+        self._changed()
+        await self._sleep(wait_s)
+
+    def _is_ready(self, parallel_hint: int | None, answer_s: float | None) -> None:
+        if self.state == "cooling down":
+            log.info("endpoint “%s” is back", self.name)
+        if self.breaker.state is BreakerState.OPEN:
+            self.breaker.half_open()
+        self._down.clear()
+        self.state = "ready"
+        self.timeouts.restarted()
+        if self.latencies.count == 0:
+            remembered = self._memory.get(self._memory_key) if self._memory else None
+            self.latencies.guess_s = answer_s
+            if remembered:
+                self.latencies.guess_s = remembered.get("latency_s", answer_s)
+                parallel_hint = int(remembered.get("limit", 0)) or parallel_hint
+            self.concurrency = self._concurrency(parallel_hint)
+
+    def _concurrency(self, start: int | None) -> Concurrency:
+        wanted = self.settings.max_concurrent
+        return Concurrency(start=start) if wanted == "auto" else Concurrency(fixed=int(wanted))
+
+    # --- what stays -------------------------------------------------------------------------------------------
+
+    @property
+    def _memory_key(self) -> str:
+        return f"{self.settings.base_url} {self.model}"
+
+    def remember(self) -> None:
+        """Keep what was learned for the next run."""
+        expected = self.latencies.expected_s
+        if self._memory is not None and self.latencies.count >= 10 and expected is not None:
+            self._memory.put(self._memory_key, {"latency_s": expected, "limit": self.concurrency.best})
+
+    def until_s(self) -> float | None:
+        """Seconds until it may be tried again; None when ready or out for good."""
+        if self.state == "cooling down":
+            return max(0.0, self._next_look - self._clock(), self.rest.left_s)
+        if self.state == "ready" and not self.rest.over:
+            return self.rest.left_s
+        return None
+
+    def statistics(self) -> EndpointStatistics:
+        """A snapshot."""
+        resting = self.state == "ready" and not self.rest.over
+        down = resting or self.state in ("cooling down", "parked")
+        reason = " ".join(filter(None, (self.reason, self.fix))) if down else ""
+        state: str = "cooling down" if resting else self.state
+        if self.spent and self.state == "ready":
+            state, reason = "parked", f"Its budget of {self.settings.max_requests} requests for one run is used up."
+        return EndpointStatistics(
+            name=self.name,
+            base_url=self.settings.base_url,
+            model=self.model,
+            state=state,
+            reason=reason,
+            until_s=self.until_s(),
+            weight=self.weight,
+            is_fallback=self.settings.is_fallback,
+            limit=self.limit,
+            in_flight=len(self.leases),
+            answered=self.answered,
+            failures={str(fault): count for fault, count in sorted(self.failures.items())},
+            p50_s=self.latencies.percentile(0.5),
+            p95_s=self.latencies.percentile(0.95),
+            tokens_in=self.tokens_in,
+            tokens_cached=self.tokens_cached,
+            tokens_out=self.tokens_out,
+            left_network=self.left_network,
+        )

@@ -1,0 +1,395 @@
+"""Who may decode next, and which endpoint gets which question. No input or output; futures of the running loop only.
+
+Two queues. *Tickets* bound the decoded frames: as many are out as the slots can soon use. *Ready* questions wait for a
+slot. Both are served in the order in which their lanes began (a scene that was started is finished first), and
+within a lane first come, first served. A slot stays free while work waits only at the end of a run, see
+`Scheduler.assign`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from bisect import insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+from haven_vlm.facts import Question
+from haven_vlm.resilience import FairShare
+
+
+class Tier(IntEnum):
+    """When an endpoint gets work."""
+
+    PRIMARY = 0
+    WHEN_BUSY = 1
+    """As soon as every primary endpoint is full."""
+    WHEN_DOWN = 2
+    """Only while no other endpoint lives."""
+
+
+class Station(Protocol):
+    """An endpoint as the scheduler sees it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def tier(self) -> Tier: ...
+    @property
+    def local(self) -> bool:
+        """Known to be inside the local network."""
+        ...
+
+    @property
+    def usable(self) -> bool:
+        """May be sent a question now, slots aside."""
+        ...
+
+    @property
+    def sound(self) -> bool:
+        """Usable, and not on trial after a failure."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Usable, or will probably be in a moment: its slots count when decoding ahead."""
+        ...
+
+    @property
+    def limit(self) -> int: ...
+    @property
+    def free(self) -> int:
+        """Slots that could take a question now; 0 unless usable."""
+        ...
+
+    @property
+    def expected_s(self) -> float | None:
+        """Seconds an answer will probably take; None when nobody knows."""
+        ...
+
+    def busy_s(self) -> Sequence[float]:
+        """For each question it works on: seconds until it will probably be done."""
+        ...
+
+    def warm(self, prompt_key: str) -> bool:
+        """Probably has the beginning of this prompt in its cache."""
+        ...
+
+    def lease(self, job: Job) -> Lease:
+        """Take a slot for this question."""
+        ...
+
+
+class Lease(Protocol):
+    """A slot that is taken. Giving it back a second time does nothing."""
+
+    def release(self) -> None: ...
+
+
+class Withdrawn(Exception):
+    """No endpoint is left that a particular question may go to: what is known of it so far has to do."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One question on its way, and what has been learned about it. Only its own task and the scheduler change it."""
+
+    order: tuple[int, int]
+    """Number of the lane, number of the ticket: retries keep their place in the queue."""
+    question: Question
+    local_only: bool
+    last: str = ""
+    """Endpoint that failed it last: not asked again while another one lives."""
+    banned: set[str] = field(default_factory=set)
+    """Endpoints that would fail it again the same way."""
+    not_model: str = ""
+    """A second opinion is wanted: not from this model."""
+    slot: asyncio.Future[Lease] | None = None
+
+    @property
+    def picky(self) -> bool:
+        """Something is known about it already, and only some endpoints are worth asking."""
+        return bool(self.banned or self.not_model)
+
+
+@dataclass(eq=False, slots=True)
+class Pass:
+    """Leave to hold one decoded frame."""
+
+    order: tuple[int, int]
+    local_only: bool
+    to_ask: bool = True
+    """Its question has not been asked yet: the frame is being decoded."""
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    number: int
+    waiting: dict[int, tuple[asyncio.Future[Pass], bool]] = field(default_factory=dict)
+    """Number of the ticket → its future, and whether it must stay local; in order."""
+    granted: int = 0
+    left: int | None = None
+    """Tickets it will still ask for, waiting ones included, as far as it said so."""
+    closed: bool = False
+
+    def to_come(self) -> int:
+        """Tickets that are still to be given. A lane that said nothing is taken to be in its middle."""
+        if self.left is not None:
+            return max(self.left, len(self.waiting))
+        return len(self.waiting) if self.closed else max(len(self.waiting), self.granted)
+
+
+class Scheduler:
+    """Tickets, lanes and the ready queue over a fixed list of stations.
+
+    `held` is called when a question is kept from a free slot: call `assign` again after so many seconds at the latest.
+    Call `assign` and `admit` whenever something changed that could let more through; both are cheap when nothing can.
+    """
+
+    def __init__(self, stations: Sequence[Station], *, held: Callable[[float], None]) -> None:
+        self._stations = stations
+        self._held = held
+        self._share = FairShare()
+        self._lanes: dict[str, _Lane] = {}
+        self._lane_numbers = itertools.count()
+        self._ticket_numbers = itertools.count()
+        self._ready: list[Job] = []
+        self._passes: set[Pass] = set()
+
+    # --- tickets ----------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Questions in the ready queue."""
+        return len(self._ready)
+
+    def in_demand(self, *, local_only: bool) -> bool:
+        """Whether anybody waits for a ticket or a slot; `local_only`: count only those that must stay local."""
+        if any(job.local_only or not local_only for job in self._ready):
+            return True
+        return any(local or not local_only for lane in self._lanes.values() for _, local in lane.waiting.values())
+
+    def bound(self, *, local_only: bool = False) -> int:
+        """Tickets that may be out at once: one per slot, and half as many again that are being decoded."""
+        slots = sum(s.limit for s in self._in_use(local_only=local_only) if s.alive)
+        return slots + max(2, slots // 2)
+
+    async def ticket(self, lane_name: str, *, local_only: bool) -> Pass:
+        """Wait for leave to decode one frame."""
+        lane = self._open_lane(lane_name)
+        number = next(self._ticket_numbers)
+        future: asyncio.Future[Pass] = asyncio.get_running_loop().create_future()
+        lane.waiting[number] = (future, local_only)
+        self.admit()
+        try:
+            return await future
+        except BaseException:
+            lane.waiting.pop(number, None)
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.give_back(future.result())  # leave came at the same moment as the cancellation
+            raise
+
+    def give_back(self, leave: Pass) -> None:
+        """The frame is no longer held."""
+        self._passes.discard(leave)
+        self.admit()
+
+    def expect(self, lane_name: str, count: int) -> None:
+        """See `VisionPool.expect`."""
+        lane = self._open_lane(lane_name)
+        lane.left = max(0, count)
+
+    def close_lane(self, lane_name: str) -> None:
+        """See `VisionPool.close_lane`."""
+        lane = self._lanes.get(lane_name)
+        if lane is not None:
+            lane.closed, lane.left = True, None
+            self.admit()
+
+    def _open_lane(self, name: str) -> _Lane:
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = _Lane(next(self._lane_numbers))
+        lane.closed = False
+        return lane
+
+    def admit(self) -> None:
+        """Give leave to as many waiting lanes as the bound allows, the earliest lane first."""
+        for name in [name for name, lane in self._lanes.items() if lane.closed and not lane.waiting]:
+            del self._lanes[name]
+        lanes = [lane for lane in self._lanes.values() if lane.waiting]
+        if not lanes:
+            return
+        most, most_local = self.bound(), self.bound(local_only=True)
+        local = sum(p.local_only for p in self._passes)
+        for lane in lanes:
+            while lane.waiting:
+                number, (future, local_only) = next(iter(lane.waiting.items()))
+                if len(self._passes) >= most:
+                    return
+                if local_only and local >= most_local:
+                    break  # local slots are spoken for; another lane may use the others
+                del lane.waiting[number]
+                if future.done():
+                    continue
+                leave = Pass((lane.number, number), local_only)
+                local += local_only
+                lane.granted += 1
+                if lane.left is not None:
+                    lane.left = max(0, lane.left - 1)
+                self._passes.add(leave)
+                future.set_result(leave)
+
+    # --- questions --------------------------------------------------------------------------------------------
+
+    async def slot(self, job: Job) -> Lease:
+        """Wait for a slot that may take this question. The lease is the caller's to release."""
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        job.slot = future
+        insort(self._ready, job, key=lambda j: j.order)
+        self.assign()
+        try:
+            return await future
+        except BaseException:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().release()  # the slot came at the same moment as the cancellation
+            raise
+        finally:
+            if job in self._ready:
+                self._ready.remove(job)
+            job.slot = None
+
+    def fail(self, error: Callable[[], Exception], *, local_only: bool) -> None:
+        """End every wait, or only the waits of what must stay local, with an exception of its own each."""
+        for job in list(self._ready):
+            if job.slot is not None and not job.slot.done() and (job.local_only or not local_only):
+                job.slot.set_exception(error())
+        for lane in self._lanes.values():
+            for future, local in lane.waiting.values():
+                if not future.done() and (local or not local_only):
+                    future.set_exception(error())
+
+    def candidates(self, job: Job) -> list[Station]:
+        """Stations that may be sent this question now, busy ones included."""
+        fit = [s for s in self.fitting(job) if s.usable]
+        if any(s.free for s in fit if s.tier is Tier.PRIMARY):
+            fit = [s for s in fit if s.tier is not Tier.WHEN_BUSY]
+        if job.last and any(s.name != job.last and s.sound and _soon(s) for s in fit):
+            fit = [s for s in fit if s.name != job.last]
+        return fit
+
+    def fitting(self, job: Job) -> list[Station]:
+        """Stations that this question may ever go to as things stand, whether they work at the moment or not."""
+        stations = self._in_use(local_only=job.local_only)
+        if not job.picky:
+            return stations
+        return [s for s in stations if s.name not in job.banned and not (job.not_model and s.model == job.not_model)]
+
+    def assign(self) -> None:
+        """Give free slots to ready questions, in order.
+
+        A slot stays free while questions wait only if they may not go there, or at the end of the run: when all that
+        is left would be answered earlier by waiting for faster endpoints than by using this slot.
+        """
+        for job in [job for job in self._ready if job.picky and not self.candidates(job)]:
+            if job.slot is not None and not job.slot.done() and not any(s.alive for s in self.fitting(job)):
+                job.slot.set_exception(Withdrawn())
+        left = self._left()
+        held: set[bool] = set()
+        for job in list(self._ready):
+            if not any(s.free for s in self._stations):
+                return
+            if job.slot is None or job.slot.done():
+                self._ready.remove(job)
+                continue
+            plain = not job.picky and not job.last
+            if plain and job.local_only in held:
+                continue
+            candidates = self.candidates(job)
+            free = [s for s in candidates if s.free]
+            chosen = self._choose(job, free, candidates, left)
+            if chosen is not None:
+                self._ready.remove(job)
+                left -= 1
+                self._share.charge(chosen.name, {s.name: s.weight for s in candidates})
+                job.slot.set_result(chosen.lease(job))
+            elif free:
+                soon = min((s.expected_s for s in candidates if s.expected_s), default=0.1)
+                self._held(soon)
+                if plain:
+                    held.add(job.local_only)
+            elif job.last and any(s.free for s in self._stations if s.name == job.last):
+                self._held(PATIENCE_S)
+
+    def second_slot(self, job: Job, asked: Station) -> Lease | None:
+        """A slot for a second copy of a question in flight, at a local station, if nothing else is left to do."""
+        if self._left():
+            return None
+        others = [s for s in self.candidates(job) if s.free and s.local and s is not asked]
+        if not others:
+            return None
+        return min(others, key=lambda s: s.expected_s or 0.0).lease(job)
+
+    def _left(self) -> int:
+        """Questions that have no slot yet, as far as anybody knows."""
+        return len(self._ready) + sum(p.to_ask for p in self._passes) + sum(n.to_come() for n in self._lanes.values())
+
+    def _choose(self, job: Job, free: list[Station], candidates: list[Station], left: int) -> Station | None:
+        worth = [s for s in free if not self._better_wait(s, candidates, left)]
+        if len(worth) <= 1:
+            return worth[0] if worth else None
+        key = job.question.prompt.key
+
+        def preference(station: Station) -> tuple[float, float, float]:
+            # half a question of credit for a warm prompt cache: soft, shares stay exact within one question
+            owed = self._share.credit(station.name) + station.weight / total + (0.5 if station.warm(key) else 0.0)
+            return (round(owed, 9), -(station.expected_s or 0.0), station.free / station.limit)
+
+        total = sum(s.weight for s in candidates)
+        return max(worth, key=preference)
+
+    @staticmethod
+    def _better_wait(station: Station, candidates: list[Station], left: int) -> bool:
+        """Whether the other stations would answer all `left` questions before this one would answer its first."""
+        own_s = station.expected_s
+        if own_s is None:
+            return False
+        return sum(_answers_within(own_s, s) for s in candidates if s is not station) >= left
+
+    def _in_use(self, *, local_only: bool) -> list[Station]:
+        """Stations that get work now, as far as place and tier decide it."""
+        allowed = [s for s in self._stations if s.local or not local_only]
+        if any(s.alive for s in allowed if s.tier is not Tier.WHEN_DOWN):
+            return [s for s in allowed if s.tier is not Tier.WHEN_DOWN]
+        return allowed
+
+
+PATIENCE_S = 2.0
+"""So long a question waits for another endpoint than the one that failed it, before that one is as good as any."""
+
+
+def _soon(station: Station) -> bool:
+    """Whether a slot of this living station will probably be free in a moment."""
+    if station.free:
+        return True
+    return min(station.busy_s(), default=0.0) <= max(PATIENCE_S, 2 * (station.expected_s or 0.0))
+
+
+MARGIN = 0.9
+"""A faster endpoint must win by a tenth, or latencies that are equal but scatter would leave slots idle."""
+
+
+def _answers_within(time_s: float, station: Station) -> int:
+    """How many questions the station would probably answer within `time_s`, besides those it already works on."""
+    each_s = station.expected_s
+    if each_s is None:
+        return 0
+    time_s *= MARGIN
+    free = [0.0] * station.free
+    return sum(int((time_s - start) / each_s) for start in (*free, *station.busy_s()) if time_s - start >= each_s)
