@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from demo.stash.criteria import as_int
 from demo.stash.store import Row, StashError, Store
+
+DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
+"""A year, a month or a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +52,16 @@ def update(store: Store, shape: Shape, object_id: int, given: Row, *, bulk: bool
     columns: Row = {"updated_at": store.now()}
     columns |= {name: trimmed(given[name]) for name in shape.texts if name in given}
     columns |= {name: given[name] for name in shape.values if name in given}
+    if "organized" in columns and columns["organized"] is None:
+        raise StashError("Internal system error. Error <null value not allowed in optional bool>")
+    if columns.get("date") is not None and not DATE.fullmatch(columns["date"]):
+        raise StashError(f'converting date: failed to parse date "{columns["date"]}"')
     if "studio_id" in columns and columns["studio_id"] is not None:
         columns["studio_id"] = as_int(columns["studio_id"])
-    store.update(shape.table, object_id, columns)
+    try:
+        store.update(shape.table, object_id, columns)
+    except StashError as exc:
+        raise StashError(f"updating {shape.table}: {exc}") from exc
     set_urls(store, shape, object_id, given, bulk=bulk)
     for name, link in shape.links.items():
         if name not in given:
@@ -79,6 +90,13 @@ def ids_of(given: list[Any] | None, what: str = "ids") -> list[int]:
     """
     try:
         return [as_int(value) for value in given or []]
+    except StashError as exc:
+        raise StashError(f"converting {what}: {exc}") from exc
+
+
+def one_id(value: Any, what: str = "id") -> int:
+    try:
+        return as_int(value)
     except StashError as exc:
         raise StashError(f"converting {what}: {exc}") from exc
 
@@ -116,7 +134,7 @@ def set_urls(store: Store, shape: Shape, object_id: int, given: Row, *, bulk: bo
     if "urls" in given and bulk and given["urls"] is not None:
         wanted = changed_list(current, given["urls"], given["urls"].get("values") or [])
     elif "urls" in given:
-        wanted = list(dict.fromkeys(given["urls"] or []))
+        wanted = given["urls"] or []
     elif "url" in given:
         wanted = [given["url"]] if given["url"] else []
     else:

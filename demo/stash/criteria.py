@@ -5,6 +5,7 @@ Conditions are correlated to the outer table by its name, so a filter inside a f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,10 +15,13 @@ from demo.stash.store import Row, StashError, Store, marks
 
 
 class Condition(NamedTuple):
-    """SQL and its parameters."""
+    """SQL for WHERE and its parameters; what must be joined for it, and what must hold for each group of rows."""
 
     sql: str
     params: tuple[Any, ...] = ()
+    joins: tuple[tuple[str, str], ...] = ()
+    """Alias and SQL of each join; of two joins with one alias only the first is made, as in Stash."""
+    having: str = ""
 
 
 Conditions = list[Condition]
@@ -56,8 +60,19 @@ GALLERIES = Media("galleries", "gallery_id")
 def where(conditions: Iterable[Condition]) -> Condition:
     """All of them; true when there are none."""
     wanted = list(conditions)
-    sql = " AND ".join(f"({c.sql})" for c in wanted) or "1"
-    return Condition(sql, tuple(p for c in wanted for p in c.params))
+    return Condition(
+        " AND ".join(f"({c.sql})" for c in wanted) or "1",
+        tuple(p for c in wanted for p in c.params),
+        tuple(j for c in wanted for j in c.joins),
+        " AND ".join(f"({c.having})" for c in wanted if c.having),
+    )
+
+
+def chosen(table: str, condition: Condition) -> str:
+    """SELECT of the ids of a table's rows that meet a condition."""
+    joins = " ".join(dict(reversed([*condition.joins])).values())
+    grouped = f" GROUP BY {table}.id HAVING {condition.having}" if condition.having else ""
+    return f"SELECT {table}.id FROM {table} {joins} WHERE {condition.sql}{grouped}"
 
 
 def combined(store: Store, given: Row | None, handlers: dict[str, Handler]) -> Conditions:
@@ -72,25 +87,32 @@ def combined(store: Store, given: Row | None, handlers: dict[str, Handler]) -> C
     if len(operators) > 1:
         raise StashError(f"cannot have {operators[0]} and {operators[1]} in the same filter")
     own = [
-        c
+        condition
         for name, value in given.items()
         if name in handlers and value is not None
-        for c in handlers[name](store, value)
+        for condition in handlers[name](store, value)
     ]
-    if not operators:
-        return own
-    inner = combined(store, given[operators[0]], handlers)
+    inner = combined(store, given[operators[0]], handlers) if operators else []
     if not inner:
         return own
-    sub = where(inner)
-    if operators[0] == "AND":
-        return [*own, sub]
-    if operators[0] == "NOT":
-        return [*own, Condition(f"NOT ({sub.sql})", sub.params)]
-    if not own:
-        return [sub]
-    mine = where(own)
-    return [Condition(f"({mine.sql}) OR ({sub.sql})", mine.params + sub.params)]
+    outer, sub = where(own), where(inner)
+    return [
+        Condition(
+            _joined_up(operators[0], outer.sql if own else "", sub.sql),
+            outer.params + sub.params,
+            outer.joins + sub.joins,
+            _joined_up(operators[0], outer.having, sub.having),
+        )
+    ]
+
+
+def _joined_up(operator: str, outer: str, inner: str) -> str:
+    if not inner:
+        return outer
+    if not outer:
+        return f"NOT ({inner})" if operator == "NOT" else inner
+    word = {"AND": "AND", "OR": "OR", "NOT": "AND NOT"}[operator]
+    return f"({outer}) {word} ({inner})"
 
 
 # ---- plain values ----
@@ -117,6 +139,8 @@ def text_condition(column: str, given: Row) -> Condition:
             return Condition(f"{column} LIKE ?", (value,))
         case "NOT_EQUALS":
             return Condition(f"{column} NOT LIKE ?", (value,))
+        case "MATCHES_REGEX" | "NOT_MATCHES_REGEX" if not _compiles(value):
+            raise StashError(f"error parsing regexp: `{value}`")
         case "MATCHES_REGEX":
             return Condition(f"{column} IS NOT NULL AND regexp(?, {column})", (value,))
         case "NOT_MATCHES_REGEX":
@@ -125,7 +149,15 @@ def text_condition(column: str, given: Row) -> Condition:
             return Condition(f"{column} IS NULL OR TRIM({column}) = ''")
         case "NOT_NULL":
             return Condition(f"{column} IS NOT NULL AND TRIM({column}) != ''")
-    raise StashError("internal system error")
+    raise StashError("Internal system error. Error <unsupported string filter modifier>")
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
 
 
 def _words(value: str) -> list[str]:
@@ -135,7 +167,7 @@ def _words(value: str) -> list[str]:
     return stripped.split() or [""] if bare == stripped else [bare]
 
 
-def number(column: str, having: bool = False) -> Handler:
+def number(column: str) -> Handler:
     def handle(_store: Store, given: Row) -> Conditions:
         return [number_condition(column, given)]
 
@@ -162,7 +194,7 @@ def number_condition(column: str, given: Row, missing_upper: Any = 0) -> Conditi
             return Condition(f"{column} IS NULL")
         case "NOT_NULL":
             return Condition(f"{column} IS NOT NULL")
-    raise StashError("internal system error")
+    raise StashError(f"Internal system error. Error <unsupported numeric modifier type {modifier}>")
 
 
 def moment(column: str) -> Handler:
@@ -234,42 +266,50 @@ def as_int(value: Any) -> int:
         raise StashError(f'strconv.Atoi: parsing "{value}": invalid syntax') from None
 
 
-def tagged(join_table: str, join_key: str, outer: str) -> Handler:
-    """Hierarchical tag criterion over a join table; `outer` is the SQL expression it is correlated to."""
+def _parted(given: Row) -> tuple[list[str], list[str]]:
+    values, excludes = list(given.get("value") or []), list(given.get("excludes") or [])
+    return ([], excludes + values) if given["modifier"] == "EXCLUDES" else (values, excludes)
 
-    def having(pairs: list[tuple[int, int]], distinct_roots: bool) -> Condition:
+
+def tagged(join_table: str, join_key: str, outer: str) -> Handler:
+    """Hierarchical tag criterion over a join table; `outer` is the SQL expression it is joined to.
+
+    Built of joins, as in Stash, because that shows: a second such criterion in an inner AND, OR or NOT finds its join
+    already made with the tags of the first.
+    """
+    alias = f"tag_of_{join_table}"
+
+    def join(name: str, pairs: list[tuple[int, int]]) -> tuple[str, str]:
         values = ", ".join(f"({root}, {item})" for root, item in pairs) or "(NULL, NULL)"
-        counted_column = "COUNT(DISTINCT d.column1)" if distinct_roots else "COUNT(*)"
-        return Condition(
-            f"(SELECT {counted_column} FROM {join_table} j JOIN (VALUES {values}) d ON j.tag_id = d.column2"
-            f" WHERE j.{join_key} = {outer})"
-        )
+        rows = f"SELECT j.*, d.column1 AS root_id FROM {join_table} j JOIN (VALUES {values}) d ON j.tag_id = d.column2"
+        return name, f"LEFT JOIN ({rows}) AS {name} ON {name}.{join_key} = {outer}"
 
     def handle(store: Store, given: Row) -> Conditions:
         modifier, depth = given["modifier"], given.get("depth")
-        values, excludes = list(given.get("value") or []), list(given.get("excludes") or [])
         if modifier in {"IS_NULL", "NOT_NULL"}:
-            negated = "NOT " if modifier == "IS_NULL" else ""
-            return [Condition(f"{negated}EXISTS (SELECT 1 FROM {join_table} j WHERE j.{join_key} = {outer})")]
+            plain = (alias, f"LEFT JOIN {join_table} AS {alias} ON {alias}.{join_key} = {outer}")
+            return [Condition(f"{alias}.tag_id IS {'NOT ' if modifier == 'NOT_NULL' else ''}NULL", joins=(plain,))]
         if modifier == "EQUALS" and depth:
             raise StashError("depth is not supported for equals modifier in hierarchical multi criterion input")
-        if modifier == "EXCLUDES":
-            values, excludes = [], excludes + values
+        values, excludes = _parted(given)
         done: Conditions = []
+        if values and modifier == "NOT_EQUALS":
+            raise StashError("not equals modifier is not supported for hierarchical multi criterion input")
         if values:
-            hits = having(descendants(store, values, depth), distinct_roots=True).sql
+            joins = (join(alias, descendants(store, values, depth)),)
+            every = f"COUNT(DISTINCT {alias}.root_id) = {len(values)}"
+            total = f"(SELECT COUNT(*) FROM {join_table} s WHERE s.{join_key} = {outer}) = {len(values)}"
+            sql = f"{alias}.root_id IS NOT NULL"
             match modifier:
                 case "INCLUDES":
-                    done.append(Condition(f"{hits} > 0"))
+                    done.append(Condition(sql, joins=joins))
                 case "INCLUDES_ALL":
-                    done.append(Condition(f"{hits} = {len(values)}"))
+                    done.append(Condition(sql, joins=joins, having=every))
                 case "EQUALS":
-                    total = f"(SELECT COUNT(*) FROM {join_table} s WHERE s.{join_key} = {outer})"
-                    done.append(Condition(f"{hits} = {len(values)} AND {total} = {len(values)}"))
-                case "NOT_EQUALS":
-                    raise StashError("not equals modifier is not supported for hierarchical multi criterion input")
+                    done.append(Condition(f"{sql} AND {total}", joins=joins, having=every))
         if excludes:
-            done.append(Condition(having(descendants(store, excludes, depth), distinct_roots=False).sql + " = 0"))
+            unwanted = (join(f"{alias}2", descendants(store, excludes, depth)),)
+            done.append(Condition(f"{alias}2.root_id IS NULL", joins=unwanted))
         return done
 
     return handle

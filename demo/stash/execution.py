@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,18 @@ from graphql import (
     ExecutionResult,
     GraphQLError,
     GraphQLObjectType,
-    GraphQLScalarType,
     GraphQLSchema,
     GraphQLSyntaxError,
     GraphQLUnionType,
     OperationDefinitionNode,
     OperationType,
+    SelectionSetNode,
     build_schema,
     execute_sync,
     get_operation_ast,
     parse,
     validate,
 )
-from graphql.execution.values import get_variable_values
 
 from demo.stash import (
     resolvers_find,
@@ -36,6 +36,7 @@ from demo.stash import (
 )
 from demo.stash.backend import Call
 from demo.stash.store import Row, StashError
+from demo.stash.variables import VariableError, checked
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +49,6 @@ RESOLVERS = (
     resolvers_server,
 )
 EVERY_FIELD = [module.FIELDS for module in RESOLVERS]
-
-
-def _map_only(value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise GraphQLError(f"{value!r} is not a map")
-    return value
 
 
 @lru_cache(maxsize=1)
@@ -69,10 +64,6 @@ def schema() -> GraphQLSchema:
     visual_file = built.type_map["VisualFile"]
     assert isinstance(visual_file, GraphQLUnionType)
     visual_file.resolve_type = lambda value, _info, _type: "VideoFile" if value["kind"] == "video" else "ImageFile"
-    for name in ("Map", "BoolMap", "PluginConfigMap"):
-        scalar = built.type_map[name]
-        assert isinstance(scalar, GraphQLScalarType)
-        scalar.parse_value = _map_only  # type: ignore[method-assign]
     return built
 
 
@@ -111,6 +102,13 @@ def names(body: Row) -> tuple[str, tuple[str, ...]]:
     return operation.name.value if operation.name else "", fields
 
 
+def is_mutation(body: Row) -> bool:
+    """True when the request would change something."""
+    text = body.get("query")
+    operation = document(text).operation(body.get("operationName")) if isinstance(text, str) else None
+    return operation is not None and operation.operation == OperationType.MUTATION
+
+
 def run(body: Row, call: Call) -> tuple[int, Row]:
     """Execute a request body; returns HTTP status and reply.
 
@@ -119,26 +117,23 @@ def run(body: Row, call: Call) -> tuple[int, Row]:
     """
     text = body.get("query")
     if not isinstance(text, str) or not text:
-        return 422, _refused(
-            [{"message": "no operation provided", "extensions": {"code": "GRAPHQL_VALIDATION_FAILED"}}]
-        )
+        return 422, _refused([_error("no operation provided")])
     found = document(text)
     operation = found.operation(body.get("operationName"))
     if found.errors:
         return 422, _refused(found.errors)
     if operation is None or found.parsed is None:
-        message = f"operation {body.get('operationName') or ''} not found"
-        return 422, _refused([{"message": message, "extensions": {"code": "GRAPHQL_VALIDATION_FAILED"}}])
-    given = body.get("variables") or {}
-    variables = get_variable_values(schema(), operation.variable_definitions or (), given)
-    if isinstance(variables, list):
-        return 422, _refused([_refusal(error, "GRAPHQL_VALIDATION_FAILED") for error in variables])
+        return 422, _refused([_error(f"operation {body.get('operationName') or ''} not found")])
+    try:
+        given = checked(schema(), operation, body.get("variables") or {})
+    except VariableError as exc:
+        return 422, _refused([_error(str(exc)) | {"path": exc.path}])
     query = operation.operation == OperationType.QUERY
     if query:
         with call.store.lock:
-            result = _execute(found.parsed, body, given, call)
+            result = _execute(found.parsed, operation, given, call)
     else:
-        result = _execute(found.parsed, body, given, call)
+        result = _execute_each(found.parsed, operation, given, call)
     reply: Row = {}
     if result.errors:
         reply["errors"] = [_failure(error) for error in result.errors]
@@ -146,23 +141,47 @@ def run(body: Row, call: Call) -> tuple[int, Row]:
     return 200, reply
 
 
-def _execute(parsed: DocumentNode, body: Row, given: Row, call: Call) -> ExecutionResult:
-    return execute_sync(
-        schema(),
-        parsed,
-        context_value=call,
-        variable_values=given,
-        operation_name=body.get("operationName") or None,
-    )
+def _execute(parsed: DocumentNode, operation: OperationDefinitionNode, given: Row, call: Call) -> ExecutionResult:
+    name = operation.name.value if operation.name else None
+    return execute_sync(schema(), parsed, context_value=call, variable_values=given, operation_name=name)
+
+
+def _execute_each(parsed: DocumentNode, operation: OperationDefinitionNode, given: Row, call: Call) -> ExecutionResult:
+    """One mutation after another, to the end: a failure does not keep the later ones from being carried out.
+
+    `data` is null as a whole when one that may not be null failed, although the others were carried out.
+    """
+    data: Row | None = {}
+    errors: list[GraphQLError] = []
+    others = tuple(node for node in parsed.definitions if not isinstance(node, OperationDefinitionNode))
+    for selection in operation.selection_set.selections:
+        alone = OperationDefinitionNode(
+            operation=operation.operation,
+            name=operation.name,
+            variable_definitions=operation.variable_definitions,
+            directives=operation.directives,
+            selection_set=SelectionSetNode(selections=(selection,)),
+        )
+        result = _execute(DocumentNode(definitions=(alone, *others)), alone, given, call)
+        errors += result.errors or []
+        data = None if data is None or result.data is None else data | result.data
+    return ExecutionResult(data, errors or None)
 
 
 def _refused(errors: list[Row]) -> Row:
     return {"errors": errors, "data": None}
 
 
+def _error(message: str) -> Row:
+    return {"message": message, "extensions": {"code": "GRAPHQL_VALIDATION_FAILED"}}
+
+
 def _refusal(error: GraphQLError, code: str) -> Row:
     places = [{"line": place.line, "column": place.column} for place in error.locations or []]
-    return {"message": error.message, "locations": places, "extensions": {"code": code}}
+    message = re.sub(r"'([^']*)'", r'"\1"', error.message)
+    if code == "GRAPHQL_PARSE_FAILED":
+        message = message.removeprefix("Syntax Error: ").removesuffix(".")
+    return {"message": message, "locations": places, "extensions": {"code": code}}
 
 
 def _failure(error: GraphQLError) -> Row:
@@ -171,7 +190,7 @@ def _failure(error: GraphQLError) -> Row:
     message = error.message
     if cause is not None and not isinstance(cause, StashError):
         logger.error("resolver failed: %r", cause, exc_info=cause)
-        message = "internal system error"
+        message = f"Internal system error. Error <{cause}>"
     return {"message": message, "path": error.path}
 
 

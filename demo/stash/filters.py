@@ -13,6 +13,7 @@ from demo.stash.criteria import (
     Handler,
     Media,
     as_int,
+    chosen,
     combined,
     counted,
     duration,
@@ -46,7 +47,7 @@ def _related(join_table: str, join_key: str, foreign_key: str, outer: str, kind:
         table = kind().table
         sql = (
             f"EXISTS (SELECT 1 FROM {join_table} r WHERE r.{join_key} = {outer} AND r.{foreign_key} IN"
-            f" (SELECT {table}.id FROM {table} WHERE {condition.sql}))"
+            f" ({chosen(table, condition)}))"
         )
         return [Condition(sql, condition.params)]
 
@@ -59,7 +60,7 @@ def _any_marker(store: Store, given: Row) -> Conditions:
     if not inner:
         return []
     condition = where(inner)
-    return [Condition(f"EXISTS (SELECT 1 FROM scene_markers WHERE {condition.sql})", condition.params)]
+    return [Condition(f"EXISTS ({chosen('scene_markers', condition)})", condition.params)]
 
 
 def _has_markers(_store: Store, given: str) -> Conditions:
@@ -94,6 +95,8 @@ def _marker_scenes(_store: Store, given: Row) -> Conditions:
             return []
     if not values:
         return []
+    if given["modifier"] not in {"INCLUDES", "INCLUDES_ALL", "EXCLUDES"}:
+        return []
     if given["modifier"] == "INCLUDES_ALL" and len(set(values)) > 1:
         return [Condition("0")]
     negated = "NOT " if given["modifier"] == "EXCLUDES" else ""
@@ -105,8 +108,7 @@ def _marker_scene_filter(store: Store, given: Row) -> Conditions:
     if not inner:
         return []
     condition = where(inner)
-    sql = f"scene_markers.scene_id IN (SELECT scenes.id FROM scenes WHERE {condition.sql})"
-    return [Condition(sql, condition.params)]
+    return [Condition(f"scene_markers.scene_id IN ({chosen('scenes', condition)})", condition.params)]
 
 
 def _relatives(own: str, other: str) -> Handler:
@@ -201,7 +203,6 @@ def _media_sorts(media: Media) -> dict[str, str]:
         "performer_count": f"(SELECT COUNT(*) FROM {table}_performers n WHERE n.{media.key} = {table}.id)",
         "file_mod_time": _primary(media, "files.mod_time"),
         "filesize": _primary(media, "files.size"),
-        "resolution": _primary(media, "MIN(files.width, files.height)"),
     }
 
 
@@ -275,7 +276,7 @@ SCENE_KIND: Kind = Kind(
             ],
             "0",
         ),
-    },  # fmt: skip
+    },
     default_sort=None,
     tie_break="COALESCE(scenes.title, scenes.id) COLLATE NATURAL_CI ASC",
 )
@@ -332,7 +333,8 @@ MARKERS: Kind = Kind(
         "scene_filter": _marker_scene_filter,
     },
     searched=["scene_markers.title", "ms.title", "mt.name"],
-    search_joins="JOIN scenes ms ON ms.id = scene_markers.scene_id JOIN tags mt ON mt.id = scene_markers.primary_tag_id",
+    search_joins="JOIN scenes ms ON ms.id = scene_markers.scene_id"
+    " JOIN tags mt ON mt.id = scene_markers.primary_tag_id",
     sorts={
         "id": "scene_markers.id",
         "created_at": "scene_markers.created_at",

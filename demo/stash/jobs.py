@@ -24,8 +24,8 @@ class Job:
     execute: Callable[[Job], None]
     added_at: float
     status: str = "READY"
-    progress: float | None = None
-    """0 to 1; None = indefinite."""
+    progress: float | None = 0.0
+    """0 to 1; None = indefinite. A plugin that never tells stays at 0."""
     started_at: float | None = None
     ended_at: float | None = None
     error: str | None = None

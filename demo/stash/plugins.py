@@ -109,7 +109,9 @@ class Plugins:
         """
         manifest = self.found.get(plugin_id)
         if manifest is None or not self.enabled(plugin_id):
-            raise StashError("internal system error")
+            raise StashError(
+                "Internal system error. Error <runtime error: invalid memory address or nil pointer dereference>"
+            )
         result = self._start(manifest, None, args, Session(user), lambda _value: None).wait()
         if result.error is not None:
             raise StashError(result.error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.stash import search
-from demo.stash.criteria import Condition, Conditions, Handler, combined, where
+from demo.stash.criteria import Condition, Conditions, Handler, chosen, combined, where
 from demo.stash.store import Row, StashError, Store
 
 DEFAULT_PER_PAGE = 25
@@ -86,12 +86,17 @@ class Query:
     page: str
 
     def rows(self) -> list[Row]:
-        sql = f"SELECT {self.table}.* FROM {self.table} WHERE {self.condition.sql}{self.order}{self.page}"
+        sql = f"SELECT {self.table}.* FROM {self.table} WHERE {self._meets}{self.order}{self.page}"
         return self.store.all(sql, *self.condition.params)
+
+    @property
+    def _meets(self) -> str:
+        plain = not self.condition.joins and not self.condition.having
+        return self.condition.sql if plain else f"{self.table}.id IN ({chosen(self.table, self.condition)})"
 
     def count(self) -> int:
         return int(self.total("COUNT(*)"))
 
     def total(self, expression: str) -> Any:
-        sql = f"SELECT {expression} FROM {self.table} WHERE {self.condition.sql}"
+        sql = f"SELECT {expression} FROM {self.table} WHERE {self._meets}"
         return self.store.value(sql, *self.condition.params) or 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from demo.stash.backend import Fields, Info, Resolver, store_of
+from demo.stash.changing import ids_of
 from demo.stash.criteria import IMAGES, SCENES, Media, as_int
 from demo.stash.filters import GALLERY_KIND, IMAGE_KIND, MARKERS, SCENE_KIND, TAG_KIND
-from demo.stash.queries import Kind
+from demo.stash.queries import Kind, Query
 from demo.stash.resolvers_objects import markers_of, streams
 from demo.stash.store import Row, StashError, Store, marks
 
@@ -23,7 +25,7 @@ def by_ids(store: Store, kind: Kind, ids: list[Any]) -> list[Row]:
     if len(set(ids)) != len(ids):
         twice = next(value for index, value in enumerate(ids) if value in ids[:index])
         raise StashError(f"validating ids: duplicate id found: {twice}")
-    wanted = [as_int(value) for value in ids]
+    wanted = ids_of(ids)
     found = {row["id"]: row for row in store.all(f"SELECT * FROM {kind.table} WHERE id IN {marks(wanted)}", *wanted)}
     for value in wanted:
         if value not in found:
@@ -45,16 +47,20 @@ def _finder(kind: Kind, field: str, filter_name: str, old_ids: str, media: Media
         result: Row = {"count": lambda _info: query.count(), field: lambda _info: query.rows()}
         if media:
             for name in _SUMMED:
-                result[name] = lambda _info, sql=_sum(media, name): query.total(sql)
+                result[name] = _lazy_total(query, _sum(media, name))
         return result
 
     return resolve
 
 
+def _lazy_total(query: Query, expression: str) -> Callable[[Info], Any]:
+    return lambda _info: query.total(expression)
+
+
 _SUMMED = {
     "duration": "COALESCE(files.duration, 0)",
     "filesize": "files.size",
-    "megapixels": "COALESCE(files.width * files.height, 0) / 1000000.0",
+    "megapixels": "COALESCE(files.width * files.height, 0) / 1000000",
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from demo.stash.backend import Fields, Info, Resolver, call_of, store_of
-from demo.stash.changing import Link, Shape, change_ids, exists, ids_of, update
+from demo.stash.changing import Link, Shape, change_ids, exists, ids_of, one_id, update
 from demo.stash.criteria import as_int
 from demo.stash.store import Row, StashError, Store, marks
 
@@ -16,7 +16,7 @@ SCENE = Shape(
     table="scenes",
     noun="scene",
     texts=("title", "code", "details", "director", "date"),
-    values=("rating100", "organized", "studio_id", "resume_time", "play_duration"),
+    values=("rating100", "organized", "studio_id", "play_duration"),
     url_table="scene_urls",
     url_key="scene_id",
     links={
@@ -52,6 +52,7 @@ GALLERY = Shape(
         "scene_ids": Link("scenes_galleries", "gallery_id", "scene_id"),
     },
 )
+NIL = "runtime error: invalid memory address or nil pointer dereference"
 TRIGGERS = {"scene": "Scene", "image": "Image", "gallery": "Gallery"}
 
 
@@ -61,7 +62,7 @@ def _row(store: Store, shape: Shape, object_id: int) -> Row | None:
 
 def update_one(store: Store, shape: Shape, given: Row) -> int:
     """The single update: unknown objects are named, files and covers are checked."""
-    object_id = as_int(given["id"])
+    object_id = one_id(given["id"])
     if not exists(store, shape.table, object_id):
         raise StashError(f"{shape.noun} with id {object_id} not found")
     join = f"{shape.table}_files WHERE {shape.url_key} = ?"
@@ -117,7 +118,7 @@ def _update_many(shape: Shape) -> Resolver:
 
 
 def _bulk_update(shape: Shape) -> Resolver:
-    def resolve(_root: Any, info: Info, input: Row) -> list[Row | None]:
+    def resolve(_root: Any, info: Info, input: Row) -> list[Row | None] | None:
         store = store_of(info)
         ids = ids_of(input.get("ids"))
         with store.transaction():
@@ -125,7 +126,7 @@ def _bulk_update(shape: Shape) -> Resolver:
                 update(store, shape, object_id, input, bulk=True)
         for object_id in ids:
             call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", input, list(input))
-        return [_row(store, shape, object_id) for object_id in ids]
+        return [_row(store, shape, object_id) for object_id in ids] or None
 
     return resolve
 
@@ -154,7 +155,7 @@ def scene_merge(_root: Any, info: Info, input: Row) -> Row | None:
         if destination in sources:
             raise StashError("destination scene cannot be in source list")
         if not exists(store, "scenes", destination):
-            raise StashError("internal system error")
+            raise StashError(f"Internal system error. Error <{NIL}>")
         has_primary = store.value("SELECT 1 FROM scenes_files WHERE scene_id = ? AND is_primary", destination)
         for source in dict.fromkeys(sources):
             if not exists(store, "scenes", source):

@@ -51,13 +51,20 @@ def _tags(media: Media) -> Resolver:
     )
 
 
+def _text(name: str) -> Resolver:
+    """A text that was never given reads as empty."""
+    return lambda source, _info: source[name] or ""
+
+
 def _common(media: Media, urls: str) -> dict[str, Resolver]:
     every_url = _urls(urls, media.key)
     return {
         "urls": every_url,
         "url": _first(every_url),
         "organized": lambda source, _info: bool(source["organized"]),
-        "title": lambda source, _info: source["title"] or None,
+        "title": _text("title"),
+        "code": _text("code"),
+        "details": _text("details"),
         "tags": _tags(media),
         "studio": lambda source, info: store_of(info).one("SELECT * FROM studios WHERE id = ?", source["studio_id"]),
         "performers": related(
@@ -119,10 +126,11 @@ def streams(source: Row, info: Info) -> list[Row]:
 
 
 def markers_of(store: Store, scene_id: int) -> list[Row]:
-    return store.all("SELECT * FROM scene_markers WHERE scene_id = ? ORDER BY seconds ASC", scene_id)
+    return store.all("SELECT * FROM scene_markers WHERE scene_id = ? ORDER BY seconds ASC, id ASC", scene_id)
 
 
 SCENE = _common(SCENES, "scene_urls") | {
+    "director": _text("director"),
     "files": _files(SCENES, "AND files.kind = 'video'"),
     "paths": scene_paths,
     "sceneStreams": streams,
@@ -172,6 +180,7 @@ def image_paths(source: Row, info: Info) -> Row:
 
 
 IMAGE = _common(IMAGES, "image_urls") | {
+    "photographer": _text("photographer"),
     "files": _files(IMAGES, "AND files.kind = 'image'"),
     "visual_files": _files(IMAGES, "AND files.kind IN ('image', 'video')"),
     "paths": image_paths,
@@ -198,6 +207,7 @@ def _gallery_image(source: Row, info: Info, index: int) -> Row:
 
 
 GALLERY = _common(GALLERIES, "gallery_urls") | {
+    "photographer": _text("photographer"),
     "files": _files(GALLERIES),
     "folder": lambda source, info: store_of(info).one("SELECT * FROM folders WHERE id = ?", source["folder_id"]),
     "chapters": lambda _source, _info: [],
@@ -208,7 +218,7 @@ GALLERY = _common(GALLERIES, "gallery_urls") | {
     "cover": _gallery_cover,
     "image": _gallery_image,
     "paths": lambda source, info: {
-        "cover": f"{_base(call_of(info))}/gallery/{source['id']}/cover",
+        "cover": f"{_base(call_of(info))}/gallery/{source['id']}/cover?t={int(_epoch(source['updated_at']))}",
         "preview": f"{_base(call_of(info))}/gallery/{source['id']}/preview",
     },
 }
@@ -256,6 +266,10 @@ def _tag_marker_count(source: Row, info: Info, depth: int | None = None) -> int:
     return int(store.value(sql, *ids, *ids))
 
 
+def _tag_image(source: Row, info: Info) -> str:
+    return f"{_base(call_of(info))}/tag/{source['id']}/image?t={int(_epoch(source['updated_at']))}&default=true"
+
+
 def _none_counted(_source: Row, _info: Info, depth: int | None = None) -> int:
     return 0
 
@@ -272,7 +286,9 @@ TAG: dict[str, Resolver] = {
     "favorite": lambda source, _info: bool(source["favorite"]),
     "ignore_auto_tag": lambda source, _info: bool(source["ignore_auto_tag"]),
     "stash_ids": lambda _source, _info: [],
-    "image_path": lambda source, info: f"{_base(call_of(info))}/tag/{source['id']}/image?default=true",
+    "image_path": _tag_image,
+    "sort_name": _text("sort_name"),
+    "description": _text("description"),
     "scene_count": _tag_count("scenes_tags", "scene_id"),
     "scene_marker_count": _tag_marker_count,
     "image_count": _tag_count("images_tags", "image_id"),

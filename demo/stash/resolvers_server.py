@@ -7,6 +7,7 @@ from typing import Any
 
 from demo.stash.backend import Fields, Info, call_of
 from demo.stash.criteria import as_int
+from demo.stash.jobs import Job
 from demo.stash.manifest import Manifest, Operation
 from demo.stash.scanner import scan
 from demo.stash.settings import stored
@@ -23,7 +24,7 @@ def configuration(_root: Any, info: Info) -> Row:
 
     def plugins(_info: Info, include: list[str] | None = None) -> Row:
         saved = settings.plugins
-        return saved if include is None else {name: saved[name] for name in include if name in saved}
+        return saved if not include else {name: saved[name] for name in include if name in saved}
 
     return {
         "general": settings.general_result(),
@@ -53,6 +54,8 @@ def system_status(_root: Any, info: Info) -> Row:
 
 
 def configure_plugin(_root: Any, info: Info, plugin_id: str, input: Row) -> Row:
+    if not isinstance(input, dict):
+        raise StashError(f"{type(input).__name__} is not a map")
     return call_of(info).backend.settings.configure_plugin(plugin_id, input)
 
 
@@ -213,9 +216,9 @@ def stop_all_jobs(_root: Any, info: Info) -> bool:
 def metadata_generate(_root: Any, info: Info, input: Row) -> int:
     """Queued and remembered; no pictures are made."""
 
-    def execute(job: Any) -> None:
+    def execute(job: Job) -> None:
         job.result = input
-        job.progress = 1.0
+        job.progress = None
 
     return call_of(info).backend.jobs.add("Generating...", execute)
 
@@ -226,10 +229,12 @@ def metadata_scan(_root: Any, info: Info, input: Row) -> int:
     roots = [Path(path) for path in input.get("paths") or []]
     if not roots:
         roots = [Path(stash["path"]) for stash in call.backend.settings.general_result()["stashes"]]
-    for root in roots:
-        if not root.exists():
-            raise StashError(f"stat {root}: no such file or directory")
-    return call.backend.jobs.add("Scanning...", lambda _job: scan(call.store, roots))
+
+    def execute(job: Job) -> None:
+        scan(call.store, roots)
+        job.progress = None
+
+    return call.backend.jobs.add("Scanning...", execute)
 
 
 FIELDS: Fields = {

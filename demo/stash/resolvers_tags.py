@@ -42,8 +42,10 @@ def check_name(store: Store, name: str, own_id: int) -> None:
 
 
 def lineage(store: Store, tag_id: int, link: Link) -> dict[int, str]:
-    """The tag and all its ancestors (or descendants), each with the path that leads to it."""
-    start = _known(store, tag_id)
+    """The tag and all its ancestors (or descendants), each with the path from the upper to the lower."""
+    start = _row(store, tag_id)
+    if start is None:
+        return {}
     found = {tag_id: start["name"]}
     level = [tag_id]
     while level:
@@ -55,7 +57,8 @@ def lineage(store: Store, tag_id: int, link: Link) -> dict[int, str]:
         level = []
         for row in rows:
             if row["id"] not in found:
-                found[row["id"]] = f"{found[row['via']]}->{row['name']}"
+                way = [found[row["via"]], row["name"]]
+                found[row["id"]] = "->".join(way if link is CHILDREN else way[::-1])
                 level.append(row["id"])
     return found
 
@@ -136,8 +139,8 @@ def create_tag(store: Store, given: Row) -> int:
 
 def _change(store: Store, tag_id: int, given: Row, *, bulk: bool) -> None:
     tag = _known(store, tag_id)
-    if given.get("name") is not None:
-        name = given["name"].strip()
+    if "name" in given:
+        name = (given["name"] or "").strip()
         if not name:
             raise StashError("tag name must not be blank")
         check_name(store, name, tag_id)
@@ -160,8 +163,6 @@ def _change(store: Store, tag_id: int, given: Row, *, bulk: bool) -> None:
     columns: Row = {"updated_at": store.now()}
     columns |= {name: trimmed(given[name]) for name in ("name", "sort_name", "description") if name in given}
     columns |= {name: int(given[name]) for name in ("favorite", "ignore_auto_tag") if given.get(name) is not None}
-    if columns.get("name", "") is None:
-        del columns["name"]
     store.update("tags", tag_id, columns)
     if aliases is not None:
         _set_aliases(store, tag_id, aliases)
@@ -190,7 +191,7 @@ def update(_root: Any, info: Info, input: Row) -> Row | None:
     return _row(store, tag_id)
 
 
-def bulk_update(_root: Any, info: Info, input: Row) -> list[Row | None]:
+def bulk_update(_root: Any, info: Info, input: Row) -> list[Row | None] | None:
     store = store_of(info)
     ids = ids_of(input.get("ids"))
     with store.transaction():
@@ -198,14 +199,14 @@ def bulk_update(_root: Any, info: Info, input: Row) -> list[Row | None]:
             _change(store, tag_id, input, bulk=True)
     for tag_id in ids:
         call_of(info).trigger(tag_id, "Tag.Update.Post", input, list(input))
-    return [_row(store, tag_id) for tag_id in ids]
+    return [_row(store, tag_id) for tag_id in ids] or None
 
 
 def _destroy_one(store: Store, tag_id: int) -> None:
     if store.value("SELECT 1 FROM scene_markers WHERE primary_tag_id = ?", tag_id):
         raise StashError("cannot delete tag used as a primary tag in scene markers")
     if not store.run("DELETE FROM tags WHERE id = ?", tag_id):
-        raise StashError(f"tag with id {tag_id} not found")
+        raise StashError(f"id {tag_id} does not exist in tags")
 
 
 def destroy_many(_root: Any, info: Info, ids: list[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zipfile
@@ -31,7 +32,13 @@ def scan(store: Store, roots: list[Path]) -> None:
                 library.add_scene(path, fingerprints={"oshash": oshash(path)}, **probe(path))
             elif suffix in PICTURES:
                 with Image.open(path) as picture:
-                    library.add_image(path, width=picture.width, height=picture.height, format=_format(picture))
+                    library.add_image(
+                        path,
+                        width=picture.width,
+                        height=picture.height,
+                        format=_as_probed(picture),
+                        fingerprints=_md5(path.read_bytes()),
+                    )
             elif suffix in ZIPS:
                 _scan_zip(library, path)
 
@@ -42,19 +49,28 @@ def _scan_zip(library: Library, path: Path) -> None:
         for entry in archive.namelist():
             if Path(entry).suffix.lower() not in PICTURES:
                 continue
-            with Image.open(io.BytesIO(archive.read(entry))) as picture:
+            body = archive.read(entry)
+            with Image.open(io.BytesIO(body)) as picture:
                 library.add_zip_image(
                     path,
                     entry,
                     width=picture.width,
                     height=picture.height,
-                    format=_format(picture),
+                    format=(picture.format or "").lower(),
+                    size=len(body),
+                    fingerprints=_md5(body),
                     galleries=[gallery_id],
                 )
 
 
-def _format(picture: Image.Image) -> str:
-    return (picture.format or "").lower()
+def _md5(body: bytes) -> dict[str, str]:
+    return {"md5": hashlib.md5(body).hexdigest()}
+
+
+def _as_probed(picture: Image.Image) -> str:
+    """The codec's name, which is what the real scan notes for files outside a zip."""
+    name = (picture.format or "").lower()
+    return "mjpeg" if name == "jpeg" else name
 
 
 def probe(path: Path) -> dict[str, Any]:

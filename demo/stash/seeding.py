@@ -345,7 +345,10 @@ class Library:
     def zip_file(self, path: str | Path) -> int:
         """Id of the file entry of a zip, made when absent."""
         found: int | None = self.store.value("SELECT id FROM files WHERE path = ? AND zip_file_id IS NULL", str(path))
-        return found or self._add_file("gallery", str(path), None, None, {})
+        if found is None:
+            found = self._add_file("gallery", str(path), None, None, {})
+            self._folder(str(path), found)
+        return found
 
     def _add_file(
         self, kind: str, path: str, size: int | None, fingerprints: dict[str, str] | None, columns: Row
@@ -375,6 +378,9 @@ class Library:
             return found
         now = self.store.now()
         parent = path.rpartition("/")[0]
-        parent_id = self._folder(parent, None) if parent else None
+        parent_id = None
+        if parent:
+            above: int | None = self.store.value("SELECT zip_file_id FROM folders WHERE path = ?", parent)
+            parent_id = self._folder(parent, above)
         row: Row = {"path": path, "parent_folder_id": parent_id, "zip_file_id": zip_id}
         return self.store.insert("folders", row | {"mod_time": now, "created_at": now, "updated_at": now})

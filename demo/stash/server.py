@@ -28,10 +28,13 @@ from demo.stash.seeding import Library
 from demo.stash.sessions import Session, Sessions, Unauthorized
 from demo.stash.settings import ServerSettings
 from demo.stash.store import Row, Store
+from demo.stash.variables import load
 
 FREE_PATHS = ("/healthz", "/login", "/logout", "/css", "/assets")
 LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Login</title></head><body><form method='post'></form></body></html>"
 SESSION = web.RequestKey("session", Session)
+JSON = "application/json"
+GRAPHQL_JSON = "application/graphql-response+json"
 WORKERS = 32
 
 
@@ -133,7 +136,6 @@ class EmbeddedStash(Library):
             port=self.port,
             host=self.settings.advertised_host,
             cookie=self.cookie() if cookie is None else cookie,
-            cookie_max_age_s=self.settings.max_session_age_s,
             config_dir=self.settings.config_dir,
         )
 
@@ -357,18 +359,26 @@ class EmbeddedStash(Library):
         return response
 
     async def _graphql(self, request: web.Request) -> web.Response:
+        kind = answer_type(request.headers.get("Accept", ""))
+        text = await request.text()
+        if request.method == "POST" and request.content_type != "application/json":
+            return _graphql_error("transport not supported", 400, kind)
         try:
-            body = await request.json() if request.method == "POST" else dict(request.query)
-        except ValueError:
-            body = None
+            body = load(text) if request.method == "POST" else from_query(request)
+        except ValueError as exc:
+            return _graphql_error(f"json request body could not be decoded: {exc} body:{text}", 400, kind)
         if not isinstance(body, dict):
-            error = {"message": "json request body could not be decoded", "extensions": {"code": "BAD_REQUEST"}}
-            return web.json_response({"errors": [error], "data": None}, status=400)
+            message = "json: cannot unmarshal into Go value of type graphql.RawParams"
+            return _graphql_error(f"json request body could not be decoded: {message} body:{text}", 400, kind)
+        if request.method == "GET" and execution.is_mutation(body):
+            return _graphql_error("GET requests only allow query operations", 406, kind)
         session = request[SESSION]
         base = f"{request.scheme}://{request.host}"
         call = Call(self.backend, base, session.user, session.visited_hooks)
         status, reply = await asyncio.to_thread(execution.run, body, call)
-        return web.json_response(reply, status=status)
+        if status == 422 and kind != JSON:
+            status = 400
+        return web.json_response(reply, status=status, content_type=kind)
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(text=".")
@@ -382,6 +392,32 @@ class EmbeddedStash(Library):
             return web.Response(status=401, text="Username or password is invalid")
         cookie = await asyncio.to_thread(self.sessions.set_cookie, Session(self.settings.username))
         return web.Response(headers={"Set-Cookie": cookie})
+
+
+def answer_type(accept: str) -> str:
+    """Content type of a GraphQL reply; with the newer one a refused document is 400 instead of 422."""
+    if not accept.strip():
+        return JSON
+    for part in accept.split(","):
+        name = part.partition(";")[0].strip()
+        if name == JSON:
+            return JSON
+        if name in {"*/*", "application/*", GRAPHQL_JSON}:
+            return GRAPHQL_JSON
+    return GRAPHQL_JSON
+
+
+def from_query(request: web.Request) -> Row:
+    """A GraphQL request in the query string."""
+    body: Row = dict(request.query)
+    if "variables" in body:
+        body["variables"] = load(body["variables"])
+    return body
+
+
+def _graphql_error(message: str, status: int, content_type: str) -> web.Response:
+    body = {"errors": [{"message": message}], "data": None}
+    return web.json_response(body, status=status, content_type=content_type)
 
 
 def _plain(status: int) -> web.Response:

@@ -140,9 +140,9 @@ class ServerSettings:
 
 
 def stored(value: Any) -> Any:
-    """A value after its way through the configuration file: whole floats come back as integers."""
+    """A value as Stash notes it: a number written without a point is taken as a whole one, so 1e-05 becomes 0."""
     if isinstance(value, dict):
         return {str(key): stored(item) for key, item in value.items()}
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+    if isinstance(value, float) and "." not in repr(value):
+        return 0
     return value

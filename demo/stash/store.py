@@ -83,7 +83,7 @@ CREATE TABLE IF NOT EXISTS tags (
   favorite INTEGER NOT NULL DEFAULT 0, ignore_auto_tag INTEGER NOT NULL DEFAULT 0,
   created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tag_aliases (
-  tag_id INTEGER NOT NULL REFERENCES tags(id) ON DELETE CASCADE, alias TEXT NOT NULL,
+  tag_id INTEGER NOT NULL REFERENCES tags(id) ON DELETE CASCADE, alias TEXT NOT NULL UNIQUE,
   PRIMARY KEY (tag_id, alias)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tags_relations (
   parent_id INTEGER NOT NULL REFERENCES tags(id) ON DELETE CASCADE,
@@ -191,7 +191,7 @@ class Store:
         """All or nothing; joined when already inside one.
 
         Raises:
-            StashError: a constraint was broken; the text is SQLite's own.
+            StashError: a constraint was broken; the statement and SQLite's own text.
         """
         with self.lock:
             outermost = self._depth == 0
@@ -200,11 +200,9 @@ class Store:
             self._depth += 1
             try:
                 yield
-            except BaseException as exc:
+            except BaseException:
                 if outermost:
                     self._conn.execute("ROLLBACK")
-                if isinstance(exc, sqlite3.IntegrityError):
-                    raise StashError(str(exc)) from exc
                 raise
             else:
                 if outermost:
@@ -214,11 +212,11 @@ class Store:
                 self._depth -= 1
 
     def all(self, sql: str, *params: Any) -> list[Row]:
-        with self.lock:
+        with self.lock, _read(sql):
             return self._conn.execute(sql, params).fetchall()
 
     def one(self, sql: str, *params: Any) -> Row | None:
-        with self.lock:
+        with self.lock, _read(sql):
             found: Row | None = self._conn.execute(sql, params).fetchone()
             return found
 
@@ -232,20 +230,22 @@ class Store:
 
     def run(self, sql: str, *params: Any) -> int:
         """Execute; returns the number of rows touched."""
-        with self.lock:
+        with self.lock, _told(sql, params):
             return self._conn.execute(sql, params).rowcount
 
     def run_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
         with self.lock:
-            self._conn.executemany(sql, rows)
+            for row in rows:
+                with _told(sql, row):
+                    self._conn.execute(sql, row)
 
     def insert(self, table: str, values: Row) -> int:
         """Insert one row; returns its id."""
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
-        with self.lock:
-            done = self._conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))
-            return int(done.lastrowid or 0)
+        sql, params = f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values())
+        with self.lock, _told(sql, params, f"inserting into {table}: "):
+            return int(self._conn.execute(sql, params).lastrowid or 0)
 
     def update(self, table: str, row_id: int, values: Row) -> int:
         """Set columns of one row; returns how many rows were touched."""
@@ -262,6 +262,23 @@ class Store:
     def kept(self, name: str, default: Any = None) -> Any:
         text = self.value("SELECT value FROM kept WHERE name = ?", name)
         return default if text is None else json.loads(text)
+
+
+@contextmanager
+def _told(sql: str, params: tuple[Any, ...], prefix: str = "error ") -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as exc:
+        values = " ".join("<nil>" if value is None else str(value) for value in params)
+        raise StashError(f"{prefix}executing `{sql}` [[{values}]]: {exc}") from exc
+
+
+@contextmanager
+def _read(sql: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        raise StashError(f"executing query: {sql}: SQL: {exc}") from exc
 
 
 def marks(values: Iterable[Any]) -> str:
