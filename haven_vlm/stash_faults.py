@@ -64,7 +64,7 @@ def fault_of(message: str) -> StashError:
     if _PASSING.search(text):
         return StashUnavailable(f"Stash's database is busy ({text})")
     if _FOREIGN_KEY.search(text):
-        return StashGone(f"something named in the request does not exist in Stash (any more): {text}")
+        return StashGone("the request names something that does not exist in Stash (any more)")
     if _GONE.search(text):
         return StashGone(f"Stash says: {text}")
     return StashRefused(f"Stash says: {text}")
