@@ -56,6 +56,7 @@ class BuiltInEngine:
         progress: ProgressSink,
         needs_survey: bool = False,
         skip_similar: bool = True,
+        any_model: bool = False,
         log_frames: bool = False,
     ) -> None:
         self._pool = pool
@@ -66,12 +67,13 @@ class BuiltInEngine:
         self._progress = progress
         self._needs_survey = needs_survey
         self._skip_similar = skip_similar
+        self._any_model = any_model
         self._log_frames = log_frames
 
     async def analyse(self, job: VideoJob) -> Analysis:
         """See `Analyzer.analyse`."""
         key = AnswerKey(job.identity, job.picture, self._prompt)
-        known = await self._store.known_partly(key, self._pool.models)
+        known = await self._store.known_partly(key, None if self._any_model else self._pool.models)
         look = _Look(
             job=job,
             key=key,

@@ -103,13 +103,13 @@ class Journal:
 
     # --- answers ----------------------------------------------------------------------------------------------
 
-    async def known(self, key: AnswerKey, models: Collection[str]) -> dict[int, Sample]:
+    async def known(self, key: AnswerKey, models: Collection[str] | None) -> dict[int, Sample]:
         """See `AnswerStore.known`. Answers under several vocabularies count when together they cover the prompt."""
         return {at_ms: k.sample for at_ms, k in (await self.known_partly(key, models)).items() if not k.missing}
 
-    async def known_partly(self, key: AnswerKey, models: Collection[str]) -> dict[int, PartlyKnown]:
+    async def known_partly(self, key: AnswerKey, models: Collection[str] | None) -> dict[int, PartlyKnown]:
         """See `TermwiseAnswers.known_partly`."""
-        names = frozenset(models)
+        names = None if models is None else frozenset(models)
         found = await self._file.read(lambda db: read_known(db, key, names))
         if found and key.identity not in self._used_today:
             if len(self._used_today) >= 10_000:  # a bound; the next touch of the same day changes nothing
@@ -120,7 +120,7 @@ class Journal:
         return found
 
     async def missing_terms(
-        self, key: AnswerKey, models: Collection[str], times_ms: Iterable[int]
+        self, key: AnswerKey, models: Collection[str] | None, times_ms: Iterable[int]
     ) -> dict[tuple[Term, ...], tuple[int, ...]]:
         """See `TermwiseAnswers.missing_terms`."""
         known = await self.known_partly(key, models)

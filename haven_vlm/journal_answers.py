@@ -196,7 +196,7 @@ class _Series:
     """Those of its terms that the prompt asks about."""
 
 
-def read_known(db: sqlite3.Connection, key: AnswerKey, models: Collection[str]) -> dict[int, PartlyKnown]:
+def read_known(db: sqlite3.Connection, key: AnswerKey, models: Collection[str] | None) -> dict[int, PartlyKnown]:
     """Time → what is known then about at least one term of the prompt, ascending by time."""
     terms = _term_ids(db, key.prompt)
     series = _relevant(db, key, models, terms)
@@ -285,7 +285,7 @@ def _term_ids(db: sqlite3.Connection, prompt: Prompt) -> dict[str, int]:
 
 
 def _relevant(
-    db: sqlite3.Connection, key: AnswerKey, models: Collection[str], terms: Mapping[str, int]
+    db: sqlite3.Connection, key: AnswerKey, models: Collection[str] | None, terms: Mapping[str, int]
 ) -> list[_Series]:
     """Series of this file and picture that say something about the prompt, best first.
 
@@ -303,7 +303,7 @@ def _relevant(
         " WHERE files.identity = ? AND pictures.name = ? AND wordings.name = ?",
         (key.identity, key.picture, key.prompt.wording),
     ).fetchall():
-        if model and model not in models:
+        if model and models is not None and model not in models:
             continue
         held = frozenset(
             row[0] for row in db.execute("SELECT term FROM vocabulary_terms WHERE vocabulary = ?", (vocabulary,))

@@ -274,8 +274,8 @@ class AnswerKey:
 class AnswerStore(Protocol):
     """The part of the ledger that remembers answers."""
 
-    async def known(self, key: AnswerKey, models: Collection[str]) -> dict[int, Sample]:
-        """Time in milliseconds → what is known of it under this key by any of these models.
+    async def known(self, key: AnswerKey, models: Collection[str] | None) -> dict[int, Sample]:
+        """Time in milliseconds → what is known of it under this key by any of these models; None: of any model.
 
         Only outcomes that a repeated question would not change are known: tags, none, and inherited ones.
         """
@@ -303,12 +303,12 @@ class PartlyKnown:
 class TermwiseAnswers(AnswerStore, Protocol):
     """An answer store that knows which terms of a vocabulary a moment was asked about."""
 
-    async def known_partly(self, key: AnswerKey, models: Collection[str]) -> dict[int, PartlyKnown]:
+    async def known_partly(self, key: AnswerKey, models: Collection[str] | None) -> dict[int, PartlyKnown]:
         """Time → what is known of at least one term, ascending; whole answers have nothing `missing`."""
         ...
 
     async def missing_terms(
-        self, key: AnswerKey, models: Collection[str], times_ms: Iterable[int]
+        self, key: AnswerKey, models: Collection[str] | None, times_ms: Iterable[int]
     ) -> dict[tuple[Term, ...], tuple[int, ...]]:
         """Terms still to ask about → the times they are missing at; what is known whole is left out.
 

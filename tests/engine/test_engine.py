@@ -79,7 +79,7 @@ class Store:
         self.rows: dict[tuple[str, int], Sample] = {}
         self.terms: dict[tuple[str, int], tuple[Term, ...]] = {}
 
-    async def known_partly(self, key: AnswerKey, models: Collection[str]) -> dict[int, PartlyKnown]:
+    async def known_partly(self, key: AnswerKey, models: Collection[str] | None) -> dict[int, PartlyKnown]:
         merged: dict[int, tuple[dict[str, float], set[Term]]] = {}
         for (prompt_key, at_ms), sample in self.rows.items():
             if sample.outcome.analysed:
@@ -94,11 +94,11 @@ class Store:
             for at_ms, (tags, terms) in merged.items()
         }
 
-    async def known(self, key: AnswerKey, models: Collection[str]) -> dict[int, Sample]:
+    async def known(self, key: AnswerKey, models: Collection[str] | None) -> dict[int, Sample]:
         return {t: k.sample for t, k in (await self.known_partly(key, models)).items() if not k.missing}
 
     async def missing_terms(
-        self, key: AnswerKey, models: Collection[str], times_ms: object
+        self, key: AnswerKey, models: Collection[str] | None, times_ms: object
     ) -> dict[tuple[Term, ...], tuple[int, ...]]:
         raise NotImplementedError
 
