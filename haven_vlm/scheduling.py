@@ -360,7 +360,8 @@ class Scheduler:
         own_s = station.expected_s
         if own_s is None:
             return False
-        return sum(_answers_within(own_s, s) for s in candidates if s is not station) >= left
+        faster = [s for s in candidates if s.expected_s is not None and s.expected_s <= MUCH_FASTER * own_s]
+        return sum(_answers_within(LATENESS * own_s, s) for s in faster) >= left
 
     def _in_use(self, *, local_only: bool) -> list[Station]:
         """Stations that get work now, as far as place and tier decide it."""
@@ -381,15 +382,16 @@ def _soon(station: Station) -> bool:
     return min(station.busy_s(), default=0.0) <= max(PATIENCE_S, 2 * (station.expected_s or 0.0))
 
 
-MARGIN = 0.9
-"""A faster endpoint must win by a tenth, or latencies that are equal but scatter would leave slots idle."""
+MUCH_FASTER = 0.8
+"""Only for endpoints that take at most this part of the time is a free slot left unused: latencies scatter."""
+LATENESS = 1.15
+"""An answer is taken to come this much later than usual: one that is late at the very end costs more than it saves."""
 
 
 def _answers_within(time_s: float, station: Station) -> int:
     """How many questions the station would probably answer within `time_s`, besides those it already works on."""
     each_s = station.expected_s
-    if each_s is None:
+    if not each_s:
         return 0
-    time_s *= MARGIN
-    free = [0.0] * station.free
-    return sum(int((time_s - start) / each_s) for start in (*free, *station.busy_s()) if time_s - start >= each_s)
+    starts = [0.0] * station.free + list(station.busy_s())
+    return sum(int((time_s - start) / each_s) for start in starts if time_s - start >= each_s)
