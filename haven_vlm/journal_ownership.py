@@ -201,6 +201,11 @@ class OwnershipStore:
         rows = await self._file.read(lambda db: db.execute(query).fetchall())
         return [CreatedTag(*row) for row in rows]
 
+    async def corrected_tags(self) -> set[str]:
+        """Ids of tags that a correction of the user refers to."""
+        query = "SELECT tag_id FROM rejected_tags UNION SELECT tag_id FROM rejected_spans"
+        return {row[0] for row in await self._file.read(lambda db: db.execute(query).fetchall())}
+
 
 def _record(db: sqlite3.Connection, kind: Kind, medium_id: str, marker_ids: Collection[str]) -> Record:
     medium = (kind.value, medium_id)
