@@ -21,9 +21,10 @@ from haven_vlm.outage import OutageWatch
 from haven_vlm.pool_member import GETTING_READY_S, Member
 from haven_vlm.ports import EndpointMemory, PoolStatistics, VisionEndpoint
 from haven_vlm.resilience import Backoff, Clock
-from haven_vlm.scheduling import Job, Pass, Scheduler, Tier
+from haven_vlm.scheduling import Scheduler
 from haven_vlm.settings import EndpointSettings, Settings
 from haven_vlm.settling import Settler
+from haven_vlm.stations import Job, Pass, Tier
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Multiplexer:
         self._settler = Settler(
             self._members,
             self._scheduler,
-            self._outage,
+            blocked=lambda local_only: self._outage.verdict(local_only=local_only),
             hedge=settings.hedge,
             backoff=Backoff(0.25, 5.0, random),
             clock=clock,
@@ -151,7 +152,8 @@ class Multiplexer:
         """Settle the question of a ticket; `Ticket.ask` is the way to it."""
         self._must_be_open()
         local_only = question.local_only or leave.local_only or self._stay_local
-        answer = await self._settler.settle(Job(leave.order, question, local_only))
+        with self._outage.demand(local_only=local_only):
+            answer = await self._settler.settle(Job(leave.order, question, local_only))
         self._answered += 1
         return answer
 

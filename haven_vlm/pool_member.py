@@ -14,8 +14,8 @@ from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Outcome
 from haven_vlm.ports import EndpointMemory, EndpointStatistics, VisionEndpoint
 from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
-from haven_vlm.scheduling import Job, Tier
 from haven_vlm.settings import EndpointSettings
+from haven_vlm.stations import Job, Tier
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from haven_vlm.errors import EndpointError, EndpointFault, OutageError
 from haven_vlm.facts import Answer, Outcome
-from haven_vlm.outage import OutageWatch
 from haven_vlm.pool_member import Member, MemberLease
 from haven_vlm.resilience import POLICY, Backoff, Clock, Policy, chance
-from haven_vlm.scheduling import Job, Scheduler, Withdrawn
+from haven_vlm.scheduling import Scheduler
+from haven_vlm.stations import Job, Lease, Withdrawn
 from haven_vlm_utility import count_text
 
 MOST_ATTEMPTS = 6
@@ -66,21 +66,24 @@ class _Course:
 
 
 class Settler:
-    """Takes questions through as many attempts as they need and deserve."""
+    """Takes questions through as many attempts as they need and deserve.
+
+    `blocked` says why no question can be taken at all, if that is so.
+    """
 
     def __init__(
         self,
         members: Sequence[Member],
         scheduler: Scheduler,
-        outage: OutageWatch,
         *,
+        blocked: Callable[[bool], OutageError | None],
         hedge: bool,
         backoff: Backoff,
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._scheduler = scheduler
-        self._outage = outage
+        self._blocked = blocked
         self._hedge = hedge
         self._backoff = backoff
         self._clock = clock
@@ -99,23 +102,22 @@ class Settler:
     async def settle(self, job: Job) -> Answer:
         """Return what became of the question. Raises `OutageError`."""
         course = _Course()
-        with self._outage.demand(local_only=job.local_only):
-            while True:
-                try:
-                    if (error := self._outage.verdict(local_only=job.local_only)) is not None:
-                        raise error
-                    lease = await self._scheduler.slot(job)
-                except Withdrawn:
-                    return course.poor or course.given_up("no other endpoint can take it")
-                except OutageError:
-                    if course.poor is None:
-                        raise
-                    return course.poor
-                final = await self._turn(lease, job, course)
-                if final is not None:
-                    return final
+        while True:
+            try:
+                if (error := self._blocked(job.local_only)) is not None:
+                    raise error
+                lease = await self._scheduler.slot(job)
+            except Withdrawn:
+                return course.poor or course.given_up("no other endpoint can take it")
+            except OutageError:
+                if course.poor is None:
+                    raise
+                return course.poor
+            final = await self._turn(lease, job, course)
+            if final is not None:
+                return final
 
-    async def _turn(self, lease: object, job: Job, course: _Course) -> Answer | None:
+    async def _turn(self, lease: Lease, job: Job, course: _Course) -> Answer | None:
         """One attempt (or a hedged pair); the outcome if that settles it."""
         assert isinstance(lease, MemberLease)
         try:

@@ -1,0 +1,119 @@
+"""What scheduling and endpoints have to know of each other: stations, slots, questions on their way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+from haven_vlm.facts import Question
+
+
+class Tier(IntEnum):
+    """When an endpoint gets work."""
+
+    PRIMARY = 0
+    WHEN_BUSY = 1
+    """As soon as every primary endpoint is full."""
+    WHEN_DOWN = 2
+    """Only while no other endpoint lives."""
+
+
+class Station(Protocol):
+    """An endpoint as the scheduler sees it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def tier(self) -> Tier: ...
+    @property
+    def local(self) -> bool:
+        """Known to be inside the local network."""
+        ...
+
+    @property
+    def usable(self) -> bool:
+        """May be sent a question now, slots aside."""
+        ...
+
+    @property
+    def sound(self) -> bool:
+        """Usable, and not on trial after a failure."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Usable, or will probably be in a moment: its slots count when decoding ahead."""
+        ...
+
+    @property
+    def limit(self) -> int: ...
+    @property
+    def free(self) -> int:
+        """Slots that could take a question now; 0 unless usable."""
+        ...
+
+    @property
+    def expected_s(self) -> float | None:
+        """Seconds an answer will probably take; None when nobody knows."""
+        ...
+
+    def busy_s(self) -> Sequence[float]:
+        """For each question it works on: seconds until it will probably be done."""
+        ...
+
+    def warm(self, prompt_key: str) -> bool:
+        """Probably has the beginning of this prompt in its cache."""
+        ...
+
+    def lease(self, job: Job) -> Lease:
+        """Take a slot for this question."""
+        ...
+
+
+class Lease(Protocol):
+    """A slot that is taken. Giving it back a second time does nothing."""
+
+    def release(self) -> None: ...
+
+
+class Withdrawn(Exception):
+    """No endpoint is left that a particular question may go to: what is known of it so far has to do."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One question on its way, and what has been learned about it. Only its own task and the scheduler change it."""
+
+    order: tuple[int, int]
+    """Number of the lane, number of the ticket: retries keep their place in the queue."""
+    question: Question
+    local_only: bool
+    last: str = ""
+    """Endpoint that failed it last: not asked again while another one lives."""
+    banned: set[str] = field(default_factory=set)
+    """Endpoints that would fail it again the same way."""
+    not_model: str = ""
+    """A second opinion is wanted: not from this model."""
+    slot: asyncio.Future[Lease] | None = None
+
+    @property
+    def picky(self) -> bool:
+        """Something is known about it already, and only some endpoints are worth asking."""
+        return bool(self.banned or self.not_model)
+
+
+@dataclass(eq=False, slots=True)
+class Pass:
+    """Leave to hold one decoded frame."""
+
+    order: tuple[int, int]
+    local_only: bool
+    to_ask: bool = True
+    """Its question has not been asked yet: the frame is being decoded."""
