@@ -257,6 +257,18 @@ class EndpointMemory(Protocol):
         ...
 
 
+class CapabilityMemory(Protocol):
+    """What probes found out, kept from run to run. Small, blocking, quick; losing it costs a probe."""
+
+    def get(self, key: str) -> Mapping[str, object] | None:
+        """What was put under this key last, as JSON gives it back; None when there is nothing usable."""
+        ...
+
+    def put(self, key: str, value: Mapping[str, object]) -> None:
+        """Remember `value` (JSON types only); a failure to write is logged, not raised."""
+        ...
+
+
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
