@@ -1,0 +1,232 @@
+"""The chat-completions format: a question becomes a request body, a reply becomes what was said. Pure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from haven_vlm.confidence import Token
+from haven_vlm.endpoint_faults import SYSTEM_ROLE
+from haven_vlm.ports import Capabilities
+
+THINKING_ROOM = 2048
+"""Extra tokens for a model whose thinking cannot be turned off."""
+
+TOP_LOGPROBS = 5
+"""Alternatives asked for per token: every server that gives any gives so many."""
+
+OPTIONAL_FIELDS = frozenset(
+    {
+        "temperature",
+        "max_tokens",
+        "max_completion_tokens",
+        "response_format",
+        "logprobs",
+        "top_logprobs",
+        "chat_template_kwargs",
+        "reasoning_effort",
+        "enable_thinking",
+        "stream",
+    }
+)
+"""Request fields that a question can do without."""
+
+THINKING_SWITCHES: Mapping[str, object] = {
+    "chat_template_kwargs": {"enable_thinking": False},
+    "reasoning_effort": "none",
+    "enable_thinking": False,
+}
+"""Fields that turn thinking off, each on some servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One question, apart from what the endpoint can do."""
+
+    system: str
+    user: str
+    schema: Mapping[str, object]
+    max_tokens: int
+    jpegs: tuple[bytes, ...]
+
+
+def request_body(wanted: Wanted, capabilities: Capabilities, *, boosted: bool = False) -> dict[str, object]:
+    """The body of the request, shaped by what the server can do.
+
+    All that is constant stands before the picture: the only order in which every server keeps it cached.
+    `boosted`: every known switch turns thinking off, and the budget is doubled.
+    """
+    refused = capabilities.refused_fields
+    parts: list[dict[str, object]] = []
+    messages: list[dict[str, object]] = []
+    user = wanted.user
+    if SYSTEM_ROLE in refused:
+        user = f"{wanted.system}\n\n{user}".strip()
+    else:
+        messages.append({"role": "system", "content": wanted.system})
+    if user:
+        parts.append({"type": "text", "text": user})
+    for jpeg in wanted.jpegs:
+        url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    messages.append({"role": "user", "content": parts})
+    body: dict[str, object] = {
+        "model": capabilities.model,
+        "messages": messages,
+        "temperature": 0,
+        "stream": False,
+        length_field(capabilities): _budget(wanted, capabilities, boosted=boosted),
+    }
+    if capabilities.json_schema == "enforced":
+        form = {"name": "answer", "strict": True, "schema": wanted.schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+    if capabilities.logprobs:
+        body["logprobs"] = True
+        body["top_logprobs"] = TOP_LOGPROBS
+    switches = tuple(THINKING_SWITCHES) if boosted else (capabilities.thinking_switch,)
+    body.update({name: THINKING_SWITCHES[name] for name in switches if name in THINKING_SWITCHES})
+    return {name: value for name, value in body.items() if name not in refused}
+
+
+def length_field(capabilities: Capabilities) -> str:
+    """The field that bounds the answer: the one the server takes, or the other one if it refused that."""
+    chosen = capabilities.length_field
+    other = "max_completion_tokens" if chosen == "max_tokens" else "max_tokens"
+    return other if chosen in capabilities.refused_fields else chosen
+
+
+def _budget(wanted: Wanted, capabilities: Capabilities, *, boosted: bool) -> int:
+    budget = wanted.max_tokens * (2 if boosted else 1)
+    return budget + (THINKING_ROOM if capabilities.thinking == "always" else 0)
+
+
+def droppable(body: Mapping[str, object]) -> frozenset[str]:
+    """Fields of this body that may be left out if the server refuses them."""
+    messages = body.get("messages")
+    has_system = isinstance(messages, list) and bool(messages) and messages[0].get("role") == "system"
+    return frozenset(body.keys() & OPTIONAL_FIELDS) | ({SYSTEM_ROLE} if has_system else frozenset())
+
+
+# --- replies --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a chat completion says."""
+
+    text: str
+    reasoning: str
+    finish: str
+    """'stop', 'length', 'content_filter', …; empty when not told."""
+    refusal: str
+    tokens: tuple[Token, ...]
+    model: str
+    tokens_in: int
+    tokens_cached: int
+    tokens_out: int
+
+    @property
+    def is_cut(self) -> bool:
+        """The budget ended before the answer did."""
+        return self.finish in ("length", "max_tokens", "model_length")
+
+    @property
+    def is_filtered(self) -> bool:
+        """A filter of the server took the answer away."""
+        return self.finish.partition(":")[0] in ("content_filter", "safety", "prohibited_content", "blocklist")
+
+    @property
+    def is_whole_json(self) -> bool:
+        """The text is a complete JSON document: then a cut after it did not hurt."""
+        try:
+            json.loads(self.text)
+        except (ValueError, RecursionError):
+            return False
+        return self.text.strip()[:1] in ("{", "[")
+
+
+def read_reply(data: object) -> Reply | None:
+    """Read a decoded chat completion; None when there is no message in it."""
+    if not isinstance(data, Mapping):
+        return None
+    choices = data.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, Mapping):
+        return None
+    message = choice.get("message")
+    finish = str(choice.get("finish_reason") or choice.get("native_finish_reason") or "").lower()
+    if not isinstance(message, Mapping):
+        if not finish or finish == "stop":
+            return None
+        message = {}
+    usage = data.get("usage")
+    usage = usage if isinstance(usage, Mapping) else {}
+    return Reply(
+        text=_text(message.get("content")),
+        reasoning=_text(message.get("reasoning_content")) or _text(message.get("reasoning")),
+        finish=finish,
+        refusal=_text(message.get("refusal")),
+        tokens=read_tokens(choice.get("logprobs")),
+        model=str(data.get("model") or ""),
+        tokens_in=_count(usage.get("prompt_tokens")),
+        tokens_cached=_cached(usage, data.get("timings")),
+        tokens_out=_count(usage.get("completion_tokens")),
+    )
+
+
+def _text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        texts = [p.get("text") for p in content if isinstance(p, Mapping)]
+        return "".join(t for t in texts if isinstance(t, str))
+    return ""
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return 0
+    return max(0, int(value))
+
+
+def _cached(usage: Mapping[object, object], timings: object) -> int:
+    """Tokens of the question that the server had kept, under the names it has on different servers."""
+    details = usage.get("prompt_tokens_details")
+    if isinstance(details, Mapping) and details.get("cached_tokens") is not None:
+        return _count(details["cached_tokens"])
+    if usage.get("prompt_cache_hit_tokens") is not None:
+        return _count(usage["prompt_cache_hit_tokens"])
+    return _count(timings.get("cache_n")) if isinstance(timings, Mapping) else 0
+
+
+def read_tokens(logprobs: object) -> tuple[Token, ...]:
+    """Probabilities of the answer's tokens; empty when there are none, or one of them cannot be read."""
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    if not isinstance(content, list):
+        return ()
+    tokens = []
+    for entry in content:
+        read = _token(entry)
+        if read is None:
+            return ()
+        top = entry.get("top_logprobs")
+        others = [_token(o) for o in top] if isinstance(top, list) else []
+        tokens.append(Token(read[0], read[1], tuple(o for o in others if o is not None and o[0] != read[0])))
+    return tuple(tokens)
+
+
+def _token(entry: object) -> tuple[bytes, float] | None:
+    if not isinstance(entry, Mapping):
+        return None
+    logprob, text = entry.get("logprob"), entry.get("token")
+    if isinstance(logprob, bool) or not isinstance(logprob, int | float) or math.isnan(logprob):
+        return None
+    raw = entry.get("bytes")
+    if isinstance(raw, Sequence) and not isinstance(raw, str) and all(isinstance(b, int) and 0 <= b < 256 for b in raw):
+        return bytes(raw), math.exp(min(0.0, float(logprob)))
+    if not isinstance(text, str):
+        return None
+    return text.encode("utf-8", "surrogatepass"), math.exp(min(0.0, float(logprob)))

@@ -1,0 +1,330 @@
+"""One OpenAI-compatible endpoint: questions go out shaped by what the server can do, answers come back judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+from haven_vlm.capability import Heard, assumed, from_json, probe, to_json
+from haven_vlm.chat import OPTIONAL_FIELDS, Reply, Wanted, droppable, read_reply, request_body
+from haven_vlm.confidence import confidences
+from haven_vlm.endpoint_faults import Verdict, judge
+from haven_vlm.endpoint_transport import Transport
+from haven_vlm.errors import EndpointError, EndpointFault
+from haven_vlm.facts import Answer, Outcome, Prompt, Question
+from haven_vlm.ports import Capabilities, CapabilityMemory
+from haven_vlm.privacy import is_local, redact
+from haven_vlm.prompts import parse_reply
+from haven_vlm.server_survey import Model, Server, choose, look, nearest, survey
+from haven_vlm.settings import EndpointSettings
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractResolver
+
+MAX_RAW_CHARACTERS = 4000
+"""Of what a model wrote, kept for people to read."""
+
+MAX_DROPPED = len(OPTIONAL_FIELDS) + 1
+"""Fields left out for one question at most: each is refused once."""
+
+PROBE_CONNECT_TIMEOUT_S = 10.0
+
+
+class HttpEndpoint:
+    """A `VisionEndpoint` over HTTP; an async context manager, used from one loop.
+
+    Args:
+        settings: of this endpoint.
+        memory: what was found out in earlier runs; None: find out anew.
+        environ: where `api_key_env` is looked up.
+        resolver: who resolves names; None: the operating system.
+        is_local: how addresses are judged.
+        clock: seconds that never go back.
+        now: the present moment, with a time zone.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        *,
+        memory: CapabilityMemory | None = None,
+        environ: Mapping[str, str] = os.environ,
+        resolver: AbstractResolver | None = None,
+        is_local: Callable[[str], bool] = is_local,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._settings, self._memory, self._now = settings, memory, now
+        self._key, self._key_problem = _key(settings, environ)
+        self._transport = Transport(
+            settings.name,
+            settings.base_url,
+            key=self._key,
+            allow_remote=settings.allow_remote,
+            verify_tls=settings.verify_tls,
+            is_local=is_local,
+            resolver=resolver,
+            clock=clock,
+        )
+        self._server: Server | None = None
+        self._capabilities: Capabilities | None = None
+        self._is_remote: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"HttpEndpoint({self.name!r}, {self.base_url!r}, model={self.model!r})"
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._transport.__aexit__(*exc)
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    @property
+    def base_url(self) -> str:
+        return self._settings.base_url
+
+    @property
+    def model(self) -> str:
+        return self._capabilities.model if self._capabilities is not None else self._settings.model
+
+    @property
+    def is_remote(self) -> bool | None:
+        return self._is_remote
+
+    async def prepare(self) -> Capabilities:
+        """See `VisionEndpoint.prepare`. What is remembered is used while the server offers the same as then."""
+        self._check_key()
+        server = await survey(self._transport, wanted=self._settings.model, fail=self._failure)
+        self._server, self._is_remote = server, server.is_remote
+        model = choose(server, self._settings.model, fail=lambda verdict: self._failure(verdict, None))
+        key = f"{self.base_url} {model.id}"
+        known = None
+        if self._memory is not None:
+            known = from_json(self._memory.get(key), fingerprint=server.fingerprint, now=self._now())
+        if known is None:
+            known = await probe(self, server, model)
+            known = replace(known, notes=(*known.notes, *self._warnings(known)))
+        self._capabilities = replace(known, is_remote=server.is_remote)
+        self._remember()
+        return self._capabilities
+
+    def _warnings(self, known: Capabilities) -> tuple[str, ...]:
+        if known.is_remote and self.base_url.startswith("http://"):
+            return ("Frames and key travel unencrypted to a remote address: use https:// if the server has it.",)
+        return ()
+
+    def _remember(self) -> None:
+        if self._memory is not None and self._server is not None and self._capabilities is not None:
+            value = to_json(self._capabilities, fingerprint=self._server.fingerprint, at=self._now())
+            self._memory.put(f"{self.base_url} {self._capabilities.model}", value)
+
+    async def ping(self) -> None:
+        """See `VisionEndpoint.ping`."""
+        self._check_key()
+        kind = self._server.kind if self._server is not None else ""
+        lists = self._server is None or self._server.lists_models
+        # llama-server lists its models before they are loaded; its health tells the truth
+        url = f"{self._transport.root_url}/health" if kind == "llama.cpp" else f"{self.base_url}/models"
+        page = await look(self._transport, url)
+        if page.verdict is not None and (lists or page.reply.status in (401, 403, 502, 503, 504)):
+            raise self._failure(page.verdict, page.reply.status)
+
+    async def ask(
+        self, question: Question, *, connect_timeout_s: float, total_timeout_s: float, boosted: bool = False
+    ) -> Answer:
+        """See `VisionEndpoint.ask`."""
+        self._check_key()
+        prompt = question.prompt
+        wanted = Wanted(prompt.system, prompt.user, prompt.schema, prompt.max_tokens, question.jpegs)
+        able = self._capabilities or _untested(self._settings.model)
+        heard = await self._put(
+            wanted,
+            able,
+            connect_timeout_s=connect_timeout_s,
+            total_timeout_s=total_timeout_s,
+            local_only=question.local_only,
+            boosted=boosted,
+        )
+        if self._capabilities is not None and heard.refused_fields - self._capabilities.refused_fields:
+            learned = self._capabilities.refused_fields | heard.refused_fields
+            self._capabilities = replace(self._capabilities, refused_fields=learned)
+            self._remember()
+        return self._answer(heard, prompt)
+
+    async def put(self, wanted: Wanted, capabilities: Capabilities) -> Heard:
+        """Ask a probing question; see `capability.Asker`."""
+        return await self._put(
+            wanted,
+            capabilities,
+            connect_timeout_s=PROBE_CONNECT_TIMEOUT_S,
+            total_timeout_s=self._settings.timeout,
+            local_only=False,
+            boosted=False,
+        )
+
+    async def _put(
+        self,
+        wanted: Wanted,
+        able: Capabilities,
+        *,
+        connect_timeout_s: float,
+        total_timeout_s: float,
+        local_only: bool,
+        boosted: bool,
+    ) -> Heard:
+        left_s = total_timeout_s
+        for _ in range(MAX_DROPPED + 1):
+            body = request_body(wanted, able, boosted=boosted)
+            http = await self._transport.send(
+                "POST",
+                f"{self.base_url}/chat/completions",
+                body=json.dumps(body).encode("ascii"),
+                connect_timeout_s=connect_timeout_s,
+                total_timeout_s=left_s,
+                local_only=local_only,
+            )
+            self._is_remote = http.is_remote
+            verdict = judge(http.status, http.headers, http.body, sent=droppable(body), now=self._now())
+            if verdict is None:
+                reply = read_reply(json.loads(http.body))
+                if reply is None or (reply.finish in ("error", "abort") and not reply.text):
+                    empty = Verdict(EndpointFault.SERVER, "the answer has no content in the agreed form")
+                    raise self._failure(empty, http.status)
+                return Heard(reply, None, able.refused_fields, http.seconds, http.is_remote)
+            if verdict.outcome is not None:
+                return Heard(
+                    None,
+                    verdict.outcome,
+                    able.refused_fields,
+                    http.seconds,
+                    http.is_remote,
+                    self._safe(verdict.message),
+                )
+            left_s -= http.seconds
+            if verdict.fault is not EndpointFault.FIELD or verdict.field is None or left_s <= 0:
+                raise self._failure(verdict, http.status)
+            able = replace(able, refused_fields=able.refused_fields | _with_dependents(verdict.field))
+        raise self._failure(Verdict(EndpointFault.OTHER, "the server refuses every form of the question"), None)
+
+    # --- judging ----------------------------------------------------------------------------------------------
+
+    def _answer(self, heard: Heard, prompt: Prompt) -> Answer:
+        reply = heard.reply
+        if reply is None:
+            return Answer(
+                heard.outcome or Outcome.UNPARSABLE,
+                endpoint=self.name,
+                model=self.model,
+                detail=heard.detail,
+                latency_s=heard.seconds,
+                remote=heard.is_remote,
+            )
+        outcome, detail, text = _first_look(reply)
+        tags: dict[str, float] = {}
+        unknown = 0
+        if outcome is None:
+            parsed = parse_reply(text, prompt)
+            outcome, detail, unknown = parsed.outcome, parsed.detail, parsed.unknown_words
+            words = {t.name: (t.name, *t.aliases) for t in prompt.terms if t.name in parsed.tags}
+            tags = confidences(reply.tokens, words)
+        return Answer(
+            outcome,
+            tags=tags,
+            endpoint=self.name,
+            model=self.model,
+            raw=(reply.text or reply.refusal or reply.reasoning)[:MAX_RAW_CHARACTERS],
+            detail=detail,
+            unknown_words=unknown,
+            latency_s=heard.seconds,
+            tokens_in=reply.tokens_in,
+            tokens_cached=reply.tokens_cached,
+            tokens_out=reply.tokens_out,
+            remote=heard.is_remote,
+        )
+
+    def _failure(self, verdict: Verdict, status: int | None) -> EndpointError:
+        """An error for people, without secrets."""
+        said, fix = self._safe(verdict.message), verdict.fix
+        message = f"it answers {status}: {said}" if status is not None and status >= 400 else said
+        if verdict.fault is EndpointFault.AUTH:
+            what = "the key is refused" if self._key is not None else "it wants a key, and none is set"
+            message = f"{what} ({status}: {said})"
+        if verdict.fault is EndpointFault.MODEL and not fix:
+            names = [m.id for m in self._server.models] if self._server is not None else []
+            fix = nearest(self.model, names) if names else "Set `model` of this endpoint to one the server has."
+        return EndpointError(
+            message,
+            endpoint=self.name,
+            fault=verdict.fault,
+            status=status,
+            retry_after_s=verdict.retry_after_s,
+            field=verdict.field,
+            fix=self._safe(fix),
+        )
+
+    def _safe(self, text: str) -> str:
+        line = " ".join(redact(text[:2000], (self._key,) if self._key else ()).split())
+        return line if len(line) <= 300 else line[:300] + "…"
+
+    def _check_key(self) -> None:
+        if self._key_problem:
+            fix = "Set that variable where Stash runs (in the container, if it runs in one), or use api_key."
+            raise EndpointError(self._key_problem, endpoint=self.name, fault=EndpointFault.AUTH, fix=fix)
+
+
+def _first_look(reply: Reply) -> tuple[Outcome | None, str, str]:
+    """Tell what is no answer to be read: outcome (None: read it), why, and the text to read."""
+    text = reply.text
+    if reply.is_filtered:
+        return Outcome.FILTERED, f"the server's filter took the answer away ({reply.finish})", ""
+    if reply.refusal.strip() and not text.strip():
+        return Outcome.REFUSED, "the model declined to look", ""
+    if reply.is_cut and not reply.is_whole_json:
+        thinking = reply.reasoning.strip() and not text.strip()
+        return Outcome.TRUNCATED, "thinking took the whole budget" if thinking else "the answer was cut", ""
+    if not text.strip() and _is_json_object(reply.reasoning):
+        text = reply.reasoning  # some servers file the whole answer under thinking when thinking is off
+    if not text.strip():
+        return Outcome.UNPARSABLE, "only thinking, no answer" if reply.reasoning.strip() else "the answer is empty", ""
+    return None, "", text
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _with_dependents(field: str) -> frozenset[str]:
+    return frozenset({field, "top_logprobs"}) if field == "logprobs" else frozenset({field})
+
+
+def _untested(model: str) -> Capabilities:
+    """What is assumed of a server that was never probed."""
+    return assumed(Server("unknown", (), "", is_remote=False), Model(model))
+
+
+def _key(settings: EndpointSettings, environ: Mapping[str, str]) -> tuple[str | None, str]:
+    """The key to send, and what is wrong with it."""
+    key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+    if settings.api_key_env:
+        key = environ.get(settings.api_key_env)
+        if not (key or "").strip():
+            return None, f"the environment variable {settings.api_key_env} (api_key_env) is not set"
+    key = (key or "").strip()
+    if not key:
+        return None, ""
+    if not key.isascii() or not key.isprintable() or " " in key:
+        return None, "the key holds characters that no key has (copied with something around it?)"
+    return key, ""

@@ -1,0 +1,119 @@
+"""What went wrong before there was an answer, as a sentence with its fix. Of aiohttp it knows the errors only."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from haven_vlm.errors import EndpointError, EndpointFault
+from haven_vlm.privacy import AddressRefused, is_local, redact
+
+_TLS_INSTEAD_OF_TEXT = ("\\x15\\x03", "\x15\x03")
+"""How a TLS alert looks to who expected an HTTP status line."""
+
+
+def translate(exc: BaseException, *, endpoint: str, url: str, total_timeout_s: float) -> EndpointError:
+    """Say what an error of the HTTP library means.
+
+    `AddressRefused` → FORBIDDEN; TLS that does not fit, or an answer that is no HTTP → NOT_AN_API;
+    time out after connecting → TIMEOUT; everything else → CONNECT.
+    """
+
+    def error(fault: EndpointFault, message: str, fix: str = "") -> EndpointError:
+        return EndpointError(message, endpoint=endpoint, fault=fault, fix=fix)
+
+    parts = urlsplit(url)
+    host, where = parts.hostname or "", parts.netloc
+    for cause in _causes(exc):
+        if isinstance(cause, AddressRefused):
+            message = f"{host} is {', '.join(cause.addresses)}, outside the local network: nothing was sent there"
+            return error(EndpointFault.FORBIDDEN, message, _FIX_REMOTE)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            reason = getattr(cause, "verify_message", "") or "it cannot be verified"
+            message = f"the certificate of {where} is not trusted: {reason}"
+            return error(EndpointFault.NOT_AN_API, message, _FIX_CERTIFICATE)
+        if isinstance(cause, ssl.SSLError) and "certificate" not in str(cause).lower():
+            fix = f"If the server has no TLS, write http:// instead of https:// in base_url ({where})."
+            return error(EndpointFault.NOT_AN_API, f"{where} does not speak TLS as expected: {_words(cause)}", fix)
+    match exc:
+        case aiohttp.ClientConnectorDNSError():
+            fix = (
+                "Check the name in base_url, or write the address in numbers (names ending in .local may not resolve)."
+            )
+            return error(EndpointFault.CONNECT, f"the name {host} cannot be resolved", fix)
+        case aiohttp.ConnectionTimeoutError():
+            message = f"no connection to {where} in time"
+            return error(EndpointFault.CONNECT, message, _fix_connect(host))
+        case aiohttp.ClientConnectorError():
+            return error(EndpointFault.CONNECT, f"nobody answers at {where}: {_words(exc)}", _fix_connect(host))
+        case TimeoutError():
+            message = f"no whole answer within {total_timeout_s:.0f} s"
+            fix = "If the server is that slow, raise `timeout` of this endpoint, or lower its `max_concurrent`."
+            return error(EndpointFault.TIMEOUT, message, fix)
+        case aiohttp.ClientResponseError():
+            said = f"{exc.message} {exc}"
+            if parts.scheme == "http" and any(mark in said for mark in _TLS_INSTEAD_OF_TEXT):
+                fix = "Write https:// instead of http:// in base_url."
+                return error(EndpointFault.NOT_AN_API, f"{where} speaks TLS", fix)
+            message = f"what listens at {where} does not speak HTTP"
+            return error(EndpointFault.NOT_AN_API, message, "Check the port in base_url.")
+        case aiohttp.InvalidURL():
+            fix = "Check base_url, for example http://192.168.1.20:1234/v1."
+            return error(EndpointFault.NOT_AN_API, "the address is not valid", fix)
+        case UnicodeError():
+            fix = "Check the name in base_url."
+            return error(EndpointFault.CONNECT, f"the name {host} cannot be looked up", fix)
+        case aiohttp.ClientPayloadError():
+            return error(EndpointFault.CONNECT, f"the connection to {where} ended in the middle of an answer")
+        case aiohttp.ServerDisconnectedError():
+            return error(EndpointFault.CONNECT, f"{where} closed the connection without an answer")
+        case _:
+            return error(EndpointFault.CONNECT, f"the connection to {where} broke: {_words(exc)}")
+
+
+_FIX_REMOTE = "Set allow_remote: true on this endpoint if frames may leave your network."
+_FIX_CERTIFICATE = (
+    "If it is your own server with a self-signed certificate, set verify_tls: false on this endpoint, "
+    "or add its certificate to this machine's trusted ones."
+)
+
+
+def _fix_connect(host: str) -> str:
+    is_this_machine = host == "localhost" or (is_local(host) and (host.startswith("127.") or host == "::1"))
+    if is_this_machine and (Path("/.dockerenv").exists() or "container" in os.environ):
+        return (
+            f"This runs in a container, where {host} is the container itself: use the address of the machine the "
+            "server runs on, or host.docker.internal."
+        )
+    if is_this_machine:
+        return "Start the model server, and check its port."
+    return "Start the model server there, let it listen on all addresses (0.0.0.0), and check port and firewall."
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """The error and all it came from, those that aiohttp keeps in attributes too."""
+    seen: set[int] = set()
+    queue: list[BaseException] = [exc]
+    while queue and len(seen) < 20:
+        current = queue.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        linked = [current.__cause__, current.__context__]
+        linked += [getattr(current, name, None) for name in ("os_error", "certificate_error")]
+        if isinstance(current, BaseExceptionGroup):
+            linked += current.exceptions
+        queue += [link for link in linked if isinstance(link, BaseException)]
+
+
+def _words(exc: BaseException) -> str:
+    """What an error says, in a line; its class when it says nothing."""
+    os_error = getattr(exc, "os_error", None)
+    text = getattr(os_error, "strerror", None) or getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+    return redact(" ".join(str(text).split())[:200])
