@@ -74,6 +74,19 @@ class FrameReader(AbstractAsyncContextManager["FrameReader"], Protocol):
     async def survey(self) -> tuple[Glimpse, ...]: ...
 
 
+class FetchBytes(Protocol):
+    """Brings a whole file from Stash over HTTP."""
+
+    async def __call__(self, url: str, headers: Mapping[str, str], *, limit_bytes: int) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            MediaUnreachable: Stash does not answer, wants a login, or says no; the sentence says which.
+            MediaUnreadable: it is larger than the limit.
+        """
+        ...
+
+
 # --- models ---------------------------------------------------------------------------------------------------
 
 
@@ -405,6 +418,41 @@ class StashGateway(Protocol):
 
     def stream_url(self, kind: Kind, medium_id: str) -> tuple[str, dict[str, str]]:
         """Address of Stash's own stream of the primary file, and the headers that authenticate there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFilter:
+    """Which media of one kind a batch run is about, and in which order; see `selection`."""
+
+    kind: Kind
+    criteria: Mapping[str, object]
+    """Stash's own filter of that kind; never empty, because that would be the whole library."""
+    sort: str = "id"
+    descending: bool = False
+
+
+class StashCollections(StashGateway, Protocol):
+    """What work on many small media at once needs of Stash besides."""
+
+    async def media(self, kind: Kind, ids: Sequence[str]) -> dict[str, Medium]:
+        """Those of these media that exist, in few round trips."""
+        ...
+
+    async def gallery_image_ids(self, gallery_id: str) -> list[str]:
+        """Ids of a gallery's images, ascending."""
+        ...
+
+    async def find_ids(self, wanted: MediaFilter) -> list[str]:
+        """Ids of all media that fit, in the order wanted."""
+        ...
+
+    async def find_studios(self, names: Collection[str]) -> dict[str, str]:
+        """Name or alias of a studio → its id; names without one are left out. Letter case is ignored."""
+        ...
+
+    def thumbnail_url(self, image_id: str) -> tuple[str, dict[str, str]]:
+        """Address of Stash's small copy of an image, made when it is asked for; and headers, as `stream_url`."""
         ...
 
 
