@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,8 +42,15 @@ class Call:
         return self.backend.store
 
     def trigger(self, object_id: int, trigger: str, given: Any, fields: list[str] | None) -> None:
-        """Run the plugins hooked on this trigger, one after another, before the reply goes out."""
-        self.backend.plugins.run_hooks(self, object_id, trigger, json.loads(json.dumps(given)), fields)
+        """Run the plugins hooked on this trigger, one after another, before the reply goes out.
+
+        Arguments:
+            given: the mutation's input as the hook gets it; what is null is left out.
+            fields: names the client gave; None when the trigger does not tell.
+        """
+        if isinstance(given, dict):
+            given = {name: value for name, value in given.items() if value is not None}
+        self.backend.plugins.run_hooks(self, object_id, trigger, given, fields)
 
 
 Info = GraphQLResolveInfo["Call"]

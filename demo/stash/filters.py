@@ -287,6 +287,14 @@ IMAGE_KIND: Kind = Kind(
     handlers=_media_handlers(IMAGES)
     | {
         "photographer": text("images.photographer"),
+        "is_missing": missing(
+            "images",
+            {
+                "tags": "NOT EXISTS (SELECT 1 FROM images_tags m WHERE m.image_id = images.id)",
+                "galleries": "NOT EXISTS (SELECT 1 FROM galleries_images m WHERE m.image_id = images.id)",
+                "studio": "images.studio_id IS NULL",
+            },
+        ),
         "resolution": resolution(IMAGES),
         "galleries": joined("galleries_images", "image_id", "gallery_id", "images.id"),
         "galleries_filter": _related("galleries_images", "image_id", "gallery_id", "images.id", lambda: GALLERY_KIND),

@@ -79,6 +79,8 @@ def load(path: Path) -> Manifest:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except yaml.YAMLError as exc:
         raise ManifestError(f"{path}: {exc}") from exc
+    if root is None:
+        raise ManifestError(f"{path}: EOF")
     top = _mapping(root, "manifest", _TOP)
     interface = top.get("interface") or "raw"
     if interface not in {"raw", "rpc", "js"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+import posixpath
 import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def number(request: web.Request, name: str) -> int:
     try:
         return int(request.match_info[name])
     except ValueError:
-        raise web.HTTPBadRequest(text="Bad Request") from None
+        raise web.HTTPBadRequest(text="Bad Request\n") from None
 
 
 def data(request: web.Request, body: bytes, content_type: str) -> web.Response:
@@ -86,7 +87,7 @@ class MediaRoutes:
         """The primary file; 404 without one, or when it is gone from the disk."""
         file = await self._primary(request, SCENES.table)
         if file is None or not await asyncio.to_thread(Path(file["path"]).is_file):
-            raise web.HTTPNotFound(text="404 page not found\n")
+            raise web.HTTPNotFound(text="Not Found\n" if file is None else "404 page not found\n")
         return web.FileResponse(Path(file["path"]))
 
     async def scene_screenshot(self, request: web.Request) -> web.StreamResponse:
@@ -98,6 +99,8 @@ class MediaRoutes:
 
     async def image(self, request: web.Request) -> web.StreamResponse:
         """The primary file, taken out of its zip when it is in one; 500 with a message when it is missing."""
+        if not request.match_info["id"].isdecimal():
+            raise web.HTTPNotFound(text="Not Found\n")
         file = await self._primary(request, IMAGES.table)
         if file is None:
             raise web.HTTPNotFound(text="Not Found\n")
@@ -128,7 +131,7 @@ class MediaRoutes:
     async def asset(self, request: web.Request) -> web.StreamResponse:
         """A file by the manifest's `assets`: the longest prefix that fits; never outside the plugin's folder."""
         manifest = self._plugin(request)
-        wanted = "/" + request.match_info["path"]
+        wanted = posixpath.normpath("/" + request.match_info["path"].lstrip("/"))
         prefixes = sorted(manifest.ui.assets.items(), key=lambda item: -len(item[0]))
         for prefix, folder in prefixes:
             base = prefix.rstrip("/")
@@ -155,7 +158,7 @@ class MediaRoutes:
     async def _concatenated(self, manifest: Manifest, names: tuple[str, ...], kind: str) -> web.Response:
         def read() -> str:
             here = [manifest.folder / name for name in names if not name.startswith(("http://", "https://"))]
-            return "\n".join(path.read_text(encoding="utf-8") for path in here)
+            return "".join(path.read_text(encoding="utf-8") + "\n" for path in here)
 
         return web.Response(text=await asyncio.to_thread(read), content_type=kind)
 

@@ -88,7 +88,10 @@ class Plugins:
             def show(value: float) -> None:
                 job.progress = min(1.0, max(0.0, value))
 
-            process = self._start(manifest, operation, merged_args(operation, args), Session(user), show)
+            try:
+                process = self._start(manifest, operation, merged_args(operation, args), Session(user), show)
+            except StashError as exc:
+                raise StashError(f"Error running plugin task: {exc}") from exc
             job.on_cancel = process.kill
             if job.cancelled.is_set():
                 process.kill()
@@ -108,7 +111,9 @@ class Plugins:
             StashError: the plugin is unknown, or reports an error.
         """
         manifest = self.found.get(plugin_id)
-        if manifest is None or not self.enabled(plugin_id):
+        if manifest is not None and not self.enabled(plugin_id):
+            raise StashError(f"plugin {plugin_id} is disabled")
+        if manifest is None:
             raise StashError(
                 "Internal system error. Error <runtime error: invalid memory address or nil pointer dereference>"
             )
@@ -119,6 +124,9 @@ class Plugins:
 
     def run_hooks(self, call: Call, object_id: int, trigger: str, given: Any, fields: list[str] | None) -> None:
         """Run every plugin hooked on a trigger, one process after another."""
+        context = {"id": object_id, "type": trigger, "input": given}
+        if fields is not None:
+            context["inputFields"] = fields
         for manifest in list(self.found.values()):
             hooks = [hook for hook in manifest.hooks if trigger in hook.triggered_by]
             if not hooks or not self.enabled(manifest.id):
@@ -127,7 +135,6 @@ class Plugins:
             if call.visited_hooks.count(mark) >= MAX_NESTED_HOOKS:
                 continue
             session = Session(call.user, (*call.visited_hooks, mark))
-            context = {"id": object_id, "type": trigger, "input": given, "inputFields": fields}
             for hook in hooks:
                 args = merged_args(hook, None) | {"hookContext": context}
                 self._start(manifest, hook, args, session, lambda _value: None).wait()
@@ -160,5 +167,8 @@ class Plugins:
                 on_progress=show,
                 on_log=lambda line: self.logs.append((manifest.id, line)),
             )
-        except (OSError, ManifestError) as exc:
-            raise StashError(f"Error running plugin task: error running plugin: {exc}") from exc
+        except ManifestError as exc:
+            raise StashError(str(exc)) from exc
+        except OSError as exc:
+            reason = (exc.strerror or str(exc)).lower()
+            raise StashError(f"error running plugin: fork/exec {exc.filename}: {reason}") from exc

@@ -60,7 +60,7 @@ def _lazy_total(query: Query, expression: str) -> Callable[[Info], Any]:
 _SUMMED = {
     "duration": "COALESCE(files.duration, 0)",
     "filesize": "files.size",
-    "megapixels": "COALESCE(files.width * files.height, 0) / 1000000",
+    "megapixels": "COALESCE(files.width * files.height, 0) / 1000000",  # whole megapixels of each, as in Stash
 }
 
 
@@ -74,7 +74,9 @@ def _sum(media: Media, name: str) -> str:
 
 def _sums(store: Store, media: Media, ids: list[int]) -> Row:
     where = f"FROM {media.table} WHERE id IN {marks(ids)}"
-    return {name: store.value(f"SELECT {_sum(media, name)} {where}", *ids) or 0 for name in _SUMMED}
+    sums = {name: store.value(f"SELECT {_sum(media, name)} {where}", *ids) or 0 for name in _SUMMED}
+    pixels = _sum(media, "megapixels").replace("/ 1000000", "/ 1000000.0")
+    return sums | {"megapixels": store.value(f"SELECT {pixels} {where}", *ids) or 0}
 
 
 def _find_one(kind: Kind, media: Media | None) -> Resolver:

@@ -42,8 +42,8 @@ IMAGE = Shape(
 GALLERY = Shape(
     table="galleries",
     noun="gallery",
-    texts=("title", "code", "details", "photographer", "date"),
-    values=("rating100", "organized", "studio_id"),
+    texts=("code", "details", "photographer", "date"),
+    values=("title", "rating100", "organized", "studio_id"),
     url_table="gallery_urls",
     url_key="gallery_id",
     links={
@@ -69,6 +69,10 @@ def update_one(store: Store, shape: Shape, given: Row) -> int:
     files = store.column(f"SELECT file_id FROM {join}", object_id)
     if "title" in given and not (given["title"] or "").strip() and not files and shape.noun == "scene":
         raise StashError("title must be set if scene has no files")
+    if shape is GALLERY and given.get("title") == "" and not files and _folder(store, object_id) is None:
+        raise StashError("title must not be empty for user-created galleries")
+    if shape is IMAGE and given.get("gallery_ids") is not None:
+        check_galleries(store, object_id, {"ids": given["gallery_ids"], "mode": "SET"})
     if given.get("primary_file_id") is not None:
         file_id = as_int(given["primary_file_id"])
         if file_id not in files:
@@ -80,6 +84,37 @@ def update_one(store: Store, shape: Shape, given: Row) -> int:
     if given.get("cover_image"):
         store.update(shape.table, object_id, {"cover": picture(given["cover_image"])})
     return object_id
+
+
+def _folder(store: Store, gallery_id: int) -> Any:
+    return store.value("SELECT folder_id FROM galleries WHERE id = ?", gallery_id)
+
+
+def _zip_name(store: Store, gallery_id: int) -> str | None:
+    """File name of a zip-based gallery; None for others."""
+    name: str | None = store.value(
+        "SELECT f.basename FROM files f JOIN galleries_files g ON g.file_id = f.id WHERE g.gallery_id = ?", gallery_id
+    )
+    return name
+
+
+def check_galleries(store: Store, image_id: int, change: Row) -> None:
+    """An image can neither be put into a zip-based gallery nor be taken out of one.
+
+    Raises:
+        StashError: naming the image's file and the gallery's.
+    """
+    current = store.column("SELECT gallery_id FROM galleries_images WHERE image_id = ?", image_id)
+    asked = ids_of(change.get("ids"))
+    touched = set(asked) ^ set(current) if change["mode"] == "SET" else set(asked)
+    for gallery_id in sorted(touched):
+        if name := _zip_name(store, gallery_id):
+            image = store.value(
+                "SELECT f.basename FROM files f JOIN images_files i ON i.file_id = f.id WHERE i.image_id = ?", image_id
+            )
+            raise StashError(
+                f'changing galleries of image "{image}": cannot change contents of zip-based gallery "{name}"'
+            )
 
 
 def picture(text: str) -> bytes:
@@ -123,6 +158,8 @@ def _bulk_update(shape: Shape) -> Resolver:
         ids = ids_of(input.get("ids"))
         with store.transaction():
             for object_id in ids:
+                if shape is IMAGE and input.get("gallery_ids"):
+                    check_galleries(store, object_id, input["gallery_ids"])
                 update(store, shape, object_id, input, bulk=True)
         for object_id in ids:
             call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", input, list(input))
@@ -131,17 +168,38 @@ def _bulk_update(shape: Shape) -> Resolver:
     return resolve
 
 
+def _hashes(store: Store, shape: Shape, object_id: int) -> Row:
+    """What a hook is told of an object that is gone."""
+    file = store.one(
+        f"SELECT f.id, f.path FROM files f JOIN {shape.table}_files j ON j.file_id = f.id WHERE j.{shape.url_key} = ?"
+        " ORDER BY j.is_primary DESC",
+        object_id,
+    )
+    found = {name: "" for name in (("checksum", "oshash") if shape is SCENE else ("checksum",))}
+    for row in store.all(
+        "SELECT type, fingerprint FROM files_fingerprints WHERE file_id = ?", file["id"] if file else 0
+    ):
+        name = "checksum" if row["type"] == "md5" else row["type"]
+        if name in found:
+            found[name] = row["fingerprint"]
+    return found | {"path": file["path"] if file else ""}
+
+
 def _destroy(shape: Shape, ids_from: Callable[[Row], list[Any]]) -> Resolver:
     def resolve(_root: Any, info: Info, input: Row) -> bool:
         store = store_of(info)
         ids = ids_of(ids_from(input))
+        told = {object_id: input | _hashes(store, shape, object_id) for object_id in ids}
         with store.transaction():
             for object_id in ids:
                 if not exists(store, shape.table, object_id):
                     raise StashError(f"{shape.noun} with id {object_id} not found")
+                if shape is GALLERY and _zip_name(store, object_id):
+                    inside = "SELECT image_id FROM galleries_images WHERE gallery_id = ?"
+                    store.run(f"DELETE FROM images WHERE id IN ({inside})", object_id)
                 store.run(f"DELETE FROM {shape.table} WHERE id = ?", object_id)
         for object_id in ids:
-            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Destroy.Post", input, None)
+            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Destroy.Post", told[object_id], None)
         return True
 
     return resolve
@@ -177,8 +235,8 @@ def gallery_create(_root: Any, info: Info, input: Row) -> Row | None:
         raise StashError("title must not be empty")
     with store.transaction():
         now = store.now()
-        gallery_id = store.insert("galleries", {"title": input["title"], "created_at": now, "updated_at": now})
-        update(store, GALLERY, gallery_id, input, bulk=False)
+        gallery_id = store.insert("galleries", {"title": "", "created_at": now, "updated_at": now})
+        update(store, GALLERY, gallery_id, input | {"title": input["title"].strip()}, bulk=False)
     call_of(info).trigger(gallery_id, "Gallery.Create.Post", input, None)
     return _row(store, GALLERY, gallery_id)
 
@@ -190,8 +248,13 @@ def _gallery_images(mode: str) -> Resolver:
         with store.transaction():
             if not exists(store, "galleries", gallery_id):
                 raise StashError(f"gallery with id {gallery_id} not found")
+            if name := _zip_name(store, gallery_id):
+                raise StashError(f'cannot change contents of zip-based gallery "{name}"')
             link = Link("galleries_images", "gallery_id", "image_id")
-            change_ids(store, link, gallery_id, {"ids": image_ids, "mode": mode})
+            try:
+                change_ids(store, link, gallery_id, {"ids": image_ids, "mode": mode})
+            except StashError as exc:
+                raise StashError(f"failed to {mode.lower()} images to gallery: {exc}") from exc
             store.update("galleries", gallery_id, {"updated_at": store.now()})
             store.run(f"UPDATE images SET updated_at = ? WHERE id IN {marks(image_ids)}", store.now(), *image_ids)
         return True

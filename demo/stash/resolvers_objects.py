@@ -114,14 +114,25 @@ def _epoch(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+TRANSCODES = (
+    (".mp4", "video/mp4", "MP4"),
+    (".webm", "video/webm", "WEBM"),
+    (".m3u8", "application/vnd.apple.mpegurl", "HLS"),
+    (".mpd", "application/dash+xml", "DASH"),
+)
+"""Suffix, MIME type and label of the live transcodes; named in replies, not served here."""
+
+
 def streams(source: Row, info: Info) -> list[Row]:
     call = call_of(info)
     if not files_of(call.store, SCENES, source["id"]):
         return []
     base = f"{_base(call)}/scene/{source['id']}/stream"
-    return [
-        {"url": base + _key_suffix(call), "mime_type": "video/mp4", "label": "Direct stream"},
-        {"url": f"{base}.mp4{_key_suffix(call)}", "mime_type": "video/mp4", "label": "MP4"},
+    key = _key_suffix(call)
+    rest = f"{key}&resolution=ORIGINAL" if key else "?resolution=ORIGINAL"
+    return [{"url": base + key, "mime_type": "video/mp4", "label": "Direct stream"}] + [
+        {"url": f"{base}{suffix}{rest}", "mime_type": mime_type, "label": label}
+        for suffix, mime_type, label in TRANSCODES
     ]
 
 

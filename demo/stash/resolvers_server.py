@@ -53,6 +53,16 @@ def system_status(_root: Any, info: Info) -> Row:
     }
 
 
+def configure_general(_root: Any, info: Info, input: Row) -> Row:
+    """`maxSessionAge` is noted, but the running server keeps the one it started with, as Stash does."""
+    settings = call_of(info).backend.settings
+    settings.username = input.get("username", settings.username) or ""
+    settings.password = input.get("password", settings.password) or ""
+    settings.python_path = input.get("pythonPath", settings.python_path) or ""
+    settings.general |= {name: value for name, value in input.items() if name not in {"username", "password"}}
+    return settings.general_result()
+
+
 def configure_plugin(_root: Any, info: Info, plugin_id: str, input: Row) -> Row:
     if not isinstance(input, dict):
         raise StashError(f"{type(input).__name__} is not a map")
@@ -107,11 +117,15 @@ def _operation(operation: Operation, plugin: Row) -> Row:
     }
 
 
+def _addresses(names: tuple[str, ...], ours: str) -> list[str] | None:
+    """Those of other servers, then one of ours for all local files together."""
+    elsewhere = [name for name in names if name.startswith(("http://", "https://"))]
+    return elsewhere + ([ours] if len(elsewhere) < len(names) else []) or None
+
+
 def _plugin(manifest: Manifest, info: Info) -> Row:
     call = call_of(info)
     base = f"{call.backend.settings.external_host or call.base_url}/plugin/{manifest.id}"
-    here = [name for name in manifest.ui.javascript if not name.startswith("http")]
-    css_here = [name for name in manifest.ui.css if not name.startswith("http")]
     row: Row = {
         "id": manifest.id,
         "name": manifest.name,
@@ -123,16 +137,14 @@ def _plugin(manifest: Manifest, info: Info) -> Row:
             {"name": key, "display_name": s.display_name, "description": s.description, "type": s.type}
             for key, s in sorted(manifest.settings.items())
         ],
-        "requires": list(manifest.ui.requires),
+        "requires": list(manifest.ui.requires) or None,
         "paths": {
-            "javascript": ([f"{base}/javascript"] if here else [])
-            + [name for name in manifest.ui.javascript if name.startswith("http")],
-            "css": ([f"{base}/css"] if css_here else [])
-            + [name for name in manifest.ui.css if name.startswith("http")],
+            "javascript": _addresses(manifest.ui.javascript, f"{base}/javascript"),
+            "css": _addresses(manifest.ui.css, f"{base}/css"),
         },
     }
-    row["tasks"] = [_operation(task, row) for task in manifest.tasks]
-    row["hooks"] = [_operation(hook, row) for hook in manifest.hooks]
+    row["tasks"] = [_operation(task, row) for task in manifest.tasks] or None
+    row["hooks"] = [_operation(hook, row) for hook in manifest.hooks] or None
     return row
 
 
@@ -141,7 +153,7 @@ def plugins(_root: Any, info: Info) -> list[Row]:
 
 
 def plugin_tasks(_root: Any, info: Info) -> list[Row]:
-    return [task for plugin in plugins(_root, info) if plugin["enabled"] for task in plugin["tasks"]]
+    return [task for plugin in plugins(_root, info) if plugin["enabled"] for task in plugin["tasks"] or []]
 
 
 def reload_plugins(_root: Any, info: Info) -> bool:
@@ -248,6 +260,7 @@ FIELDS: Fields = {
         "findJob": find_job,
     },
     "Mutation": {
+        "configureGeneral": configure_general,
         "configurePlugin": configure_plugin,
         "configureUI": configure_ui,
         "configureUISetting": configure_ui_setting,

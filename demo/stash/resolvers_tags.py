@@ -209,19 +209,23 @@ def _destroy_one(store: Store, tag_id: int) -> None:
         raise StashError(f"id {tag_id} does not exist in tags")
 
 
-def destroy_many(_root: Any, info: Info, ids: list[Any]) -> bool:
+def _destroy(info: Info, ids: list[Any], told: Any) -> bool:
     store = store_of(info)
     tag_ids = ids_of(ids)
     with store.transaction():
         for tag_id in tag_ids:
             _destroy_one(store, tag_id)
     for tag_id in tag_ids:
-        call_of(info).trigger(tag_id, "Tag.Destroy.Post", ids, None)
+        call_of(info).trigger(tag_id, "Tag.Destroy.Post", told, None)
     return True
 
 
+def destroy_many(_root: Any, info: Info, ids: list[Any]) -> bool:
+    return _destroy(info, ids, ids)
+
+
 def destroy(_root: Any, info: Info, input: Row) -> bool:
-    return destroy_many(_root, info, [input["id"]])
+    return _destroy(info, [input["id"]], input)
 
 
 def merge(_root: Any, info: Info, input: Row) -> Row | None:

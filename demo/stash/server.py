@@ -274,8 +274,8 @@ class EmbeddedStash(Library):
         except web.HTTPException as exc:
             response = web.Response(status=exc.status, headers=exc.headers, body=exc.body)
         record.executed = True
-        if request.path == "/graphql" and isinstance(response, web.Response) and response.text:
-            record.reply = json.loads(response.text)
+        if request.path == "/graphql" and isinstance(response, web.Response) and isinstance(response.body, bytes):
+            record.reply = json.loads(response.body or b"null")
         return response
 
     def _record(self, request: web.Request, body: bytes) -> RequestRecord:
@@ -314,7 +314,7 @@ class EmbeddedStash(Library):
                     return web.Response(text="<html><body>Bad gateway</body></html>", content_type="text/html")
                 case "locked":
                     error = {"message": "database is locked", "path": []}
-                    return web.json_response({"errors": [error], "data": None})
+                    return _json({"errors": [error], "data": None})
         return None
 
     async def _behind(self, faults: Sequence[Fault], response: web.StreamResponse) -> web.StreamResponse:
@@ -378,18 +378,20 @@ class EmbeddedStash(Library):
         status, reply = await asyncio.to_thread(execution.run, body, call)
         if status == 422 and kind != JSON:
             status = 400
-        return web.json_response(reply, status=status, content_type=kind)
+        return _json(reply, status, kind)
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(text=".")
 
     async def _login_page(self, _request: web.Request) -> web.Response:
+        if not self.settings.has_credentials:
+            return web.Response(status=302, headers={"Location": "/"})
         return web.Response(text=LOGIN_PAGE, content_type="text/html")
 
     async def _login(self, request: web.Request) -> web.Response:
         form = await request.post()
         if (form.get("username"), form.get("password")) != (self.settings.username, self.settings.password):
-            return web.Response(status=401, text="Username or password is invalid")
+            return web.Response(status=401, text="Username or password is invalid\n")
         cookie = await asyncio.to_thread(self.sessions.set_cookie, Session(self.settings.username))
         return web.Response(headers={"Set-Cookie": cookie})
 
@@ -417,7 +419,12 @@ def from_query(request: web.Request) -> Row:
 
 def _graphql_error(message: str, status: int, content_type: str) -> web.Response:
     body = {"errors": [{"message": message}], "data": None}
-    return web.json_response(body, status=status, content_type=content_type)
+    return _json(body, status, content_type)
+
+
+def _json(body: Row, status: int = 200, content_type: str = JSON) -> web.Response:
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return web.Response(status=status, body=text.encode(), headers={"Content-Type": content_type})
 
 
 def _plain(status: int) -> web.Response:

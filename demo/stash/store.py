@@ -25,10 +25,10 @@ class StashError(Exception):
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS folders (
-  id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, parent_folder_id INTEGER REFERENCES folders(id),
+  id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, parent_folder_id INTEGER REFERENCES folders(id),
   zip_file_id INTEGER REFERENCES files(id), mod_time TEXT NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS files (
-  id INTEGER PRIMARY KEY, kind TEXT NOT NULL, basename TEXT NOT NULL, path TEXT NOT NULL,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, basename TEXT NOT NULL, path TEXT NOT NULL,
   parent_folder_id INTEGER NOT NULL REFERENCES folders(id), zip_file_id INTEGER REFERENCES files(id),
   size INTEGER NOT NULL, mod_time TEXT NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
   format TEXT, width INTEGER, height INTEGER, duration REAL, video_codec TEXT, audio_codec TEXT,
@@ -40,16 +40,19 @@ CREATE TABLE IF NOT EXISTS files_fingerprints (
 CREATE INDEX IF NOT EXISTS fingerprints_value ON files_fingerprints(type, fingerprint);
 
 CREATE TABLE IF NOT EXISTS scenes (
-  id INTEGER PRIMARY KEY, title TEXT, code TEXT, details TEXT, director TEXT, date TEXT, rating100 INTEGER,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT, code TEXT, details TEXT, director TEXT, date TEXT,
+  rating100 INTEGER,
   organized INTEGER NOT NULL DEFAULT 0, studio_id INTEGER REFERENCES studios(id) ON DELETE SET NULL, cover BLOB,
   resume_time REAL NOT NULL DEFAULT 0, play_duration REAL NOT NULL DEFAULT 0,
   created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS images (
-  id INTEGER PRIMARY KEY, title TEXT, code TEXT, details TEXT, photographer TEXT, date TEXT, rating100 INTEGER,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT, code TEXT, details TEXT, photographer TEXT, date TEXT,
+  rating100 INTEGER,
   organized INTEGER NOT NULL DEFAULT 0, studio_id INTEGER REFERENCES studios(id) ON DELETE SET NULL,
   o_counter INTEGER NOT NULL DEFAULT 0, created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS galleries (
-  id INTEGER PRIMARY KEY, title TEXT, code TEXT, details TEXT, photographer TEXT, date TEXT, rating100 INTEGER,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT, code TEXT, details TEXT, photographer TEXT, date TEXT,
+  rating100 INTEGER,
   organized INTEGER NOT NULL DEFAULT 0, studio_id INTEGER REFERENCES studios(id) ON DELETE SET NULL,
   folder_id INTEGER REFERENCES folders(id), created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 
@@ -79,7 +82,7 @@ CREATE TABLE IF NOT EXISTS gallery_urls (
   gallery_id INTEGER NOT NULL REFERENCES galleries(id) ON DELETE CASCADE, position INTEGER NOT NULL, url TEXT NOT NULL);
 
 CREATE TABLE IF NOT EXISTS tags (
-  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, sort_name TEXT, description TEXT,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, sort_name TEXT, description TEXT,
   favorite INTEGER NOT NULL DEFAULT 0, ignore_auto_tag INTEGER NOT NULL DEFAULT 0,
   created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tag_aliases (
@@ -102,7 +105,7 @@ CREATE TABLE IF NOT EXISTS galleries_tags (
 CREATE INDEX IF NOT EXISTS galleries_tags_tag ON galleries_tags(tag_id);
 
 CREATE TABLE IF NOT EXISTS scene_markers (
-  id INTEGER PRIMARY KEY, title TEXT NOT NULL, seconds REAL NOT NULL, end_seconds REAL,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT NOT NULL, seconds REAL NOT NULL, end_seconds REAL,
   scene_id INTEGER NOT NULL REFERENCES scenes(id) ON DELETE CASCADE,
   primary_tag_id INTEGER NOT NULL REFERENCES tags(id), created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS scene_markers_scene ON scene_markers(scene_id);
@@ -112,8 +115,8 @@ CREATE TABLE IF NOT EXISTS scene_markers_tags (
   tag_id INTEGER NOT NULL REFERENCES tags(id) ON DELETE CASCADE, PRIMARY KEY (scene_marker_id, tag_id)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS scene_markers_tags_tag ON scene_markers_tags(tag_id);
 
-CREATE TABLE IF NOT EXISTS studios (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS performers (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS studios (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS performers (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS scenes_performers (
   scene_id INTEGER NOT NULL REFERENCES scenes(id) ON DELETE CASCADE,
   performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
