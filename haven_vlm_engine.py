@@ -31,7 +31,7 @@ from haven_vlm.ports import (
     VideoJob,
     VisionPool,
 )
-from haven_vlm_utility import clock_text
+from haven_vlm_utility import clock_text, first_error
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,9 @@ class BuiltInEngine:
                 stack.callback(self._pool.close_lane, job.lane)
                 await self._run(look, stack)
         except BaseExceptionGroup as group:
-            raise _first(group) from None  # one outage reaches many questions at once; one sentence will do
+            raise first_error(
+                group, HavenError
+            ) from None  # one outage reaches many questions at once; one sentence will do
         return look.analysis()
 
     async def _run(self, look: _Look, stack: AsyncExitStack) -> None:
@@ -217,19 +219,6 @@ class BuiltInEngine:
         look.inherited += 1
         look.settle(sample)
         self._progress.done(look.job.lane)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of our own in a group, else the first of any kind."""
-    leaves: list[BaseException] = []
-    stack: list[BaseException] = [group]
-    while stack:
-        error = stack.pop()
-        if isinstance(error, BaseExceptionGroup):
-            stack.extend(reversed(error.exceptions))
-        else:
-            leaves.append(error)
-    return next((e for e in leaves if isinstance(e, HavenError)), leaves[0])
 
 
 def _inherited(frame: Frame, source: Sample) -> Sample:

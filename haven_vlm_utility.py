@@ -106,3 +106,16 @@ def duration_text(seconds: float) -> str:
     if minutes < 90:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
+
+
+def first_error(group: BaseExceptionGroup[BaseException], prefer: type[BaseException]) -> BaseException:
+    """The first error in a group (of groups) that is a `prefer`; else the first of any kind."""
+    leaves: list[BaseException] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(reversed(error.exceptions))
+        else:
+            leaves.append(error)
+    return next((e for e in leaves if isinstance(e, prefer)), leaves[0])
