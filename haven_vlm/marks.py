@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
-from haven_vlm.errors import StashRefused
+from haven_vlm.applying import Applier
 from haven_vlm.facts import TagRef
 from haven_vlm.ports import StashGateway
 from haven_vlm.settings import Settings
-
-log = logging.getLogger(__name__)
 
 _DESCRIPTIONS = {
     "parent": "Parent of the tags that A Haven VLM Connector creates.",
@@ -25,7 +22,7 @@ _DESCRIPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The connector's own tags, as they stand in Stash."""
+    """The connector's own tags, as they stand in Stash. In a preview, one that is missing has an empty id."""
 
     parent: TagRef
     trigger: TagRef
@@ -35,26 +32,11 @@ class Marks:
     incorrect: TagRef
     local_only: TagRef
     created: frozenset[str]
-    """Ids of those that did not exist before this run."""
-
-    @property
-    def ids(self) -> frozenset[str]:
-        """Ids of all of them."""
-        return frozenset(
-            tag.id
-            for tag in (
-                self.parent, self.trigger, self.update, self.tagged, self.errored, self.incorrect, self.local_only,
-            )
-        )  # fmt: skip
+    """Names of those that did not exist before this run (or still do not, in a preview)."""
 
 
-async def ensure_marks(gateway: StashGateway, settings: Settings) -> Marks:
-    """Find the connector's own tags, and create those that are missing under the parent tag.
-
-    Raises:
-        StashError: Stash cannot be asked, or refuses a name.
-    """
-    names = {
+def _names(settings: Settings) -> dict[str, str]:
+    return {
         "parent": settings.parent_tag,
         "trigger": settings.trigger_tag,
         "update": settings.update_tag,
@@ -63,32 +45,32 @@ async def ensure_marks(gateway: StashGateway, settings: Settings) -> Marks:
         "incorrect": settings.incorrect_tag,
         "local_only": settings.local_only_tag,
     }
-    found = await gateway.find_tags(list(names.values()))
-    tags: dict[str, TagRef] = {}
-    created = set()
-    for role, name in names.items():
-        tag = found.get(name)
-        if tag is None:
-            parent_id = tags["parent"].id if role != "parent" else None
-            tag = await create_tag(gateway, name, parent_id=parent_id, description=_DESCRIPTIONS[role])
-            created.add(tag.id)
-        tags[role] = tag
-    return Marks(**tags, created=frozenset(created))
 
 
-async def create_tag(gateway: StashGateway, name: str, *, parent_id: str | None, description: str = "") -> TagRef:
-    """Create a tag, or take the one somebody else has just created.
+async def find_marks(gateway: StashGateway, settings: Settings) -> Marks:
+    """Find the connector's own tags and create none.
 
     Raises:
-        StashRefused: the name clashes with another tag's in a way only the user can mend. Stash compares new
-            names with `_` and `%` as wildcards, so `VLM_TagMe` cannot be created beside `VLM TagMe`.
+        StashError: Stash cannot be asked.
     """
-    try:
-        return await gateway.create_tag(name, parent_id=parent_id, description=description)
-    except StashRefused as exc:
-        if (tag := await gateway.find_tag(name)) is not None:
-            return tag
-        raise StashRefused(
-            f"Stash does not accept a new tag called “{name}” ({exc}). Rename the other tag in Stash, "
-            f"or choose another name in the settings."
-        ) from exc
+    names = _names(settings)
+    found = await gateway.find_tags(list(names.values()))
+    tags = {role: found.get(name) or TagRef("", name) for role, name in names.items()}
+    return Marks(**tags, created=frozenset(t.name for t in tags.values() if not t.id))
+
+
+async def ensure_marks(gateway: StashGateway, applier: Applier, run_id: int, settings: Settings) -> Marks:
+    """Find the connector's own tags, and create those that are missing under the parent tag.
+
+    Raises:
+        StashError: Stash cannot be asked, or refuses a name.
+    """
+    marks = await find_marks(gateway, settings)
+    if not marks.created:
+        return marks
+    names = _names(settings)
+    parent = names.pop("parent")
+    made = await applier.ensure_tags(run_id, {parent: _DESCRIPTIONS["parent"]})
+    wanted = {name: _DESCRIPTIONS[role] for role, name in names.items()}
+    made |= await applier.ensure_tags(run_id, wanted, parent_id=made[parent].id)
+    return Marks(parent=made[parent], **{role: made[name] for role, name in names.items()}, created=marks.created)

@@ -1,0 +1,297 @@
+"""One function per task in Stash: what it works on, and what it says at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from haven_vlm.applying import Applier
+from haven_vlm.errors import ConfigError, EndpointError
+from haven_vlm.facts import Kind, TagRef, Term
+from haven_vlm.files import write_atomically
+from haven_vlm.journal import Journal
+from haven_vlm.marks import Marks, ensure_marks, find_marks
+from haven_vlm.multiplexer import Multiplexer, table
+from haven_vlm.picture import Preparation
+from haven_vlm.ports import Analyzer, StashGateway, VisionEndpoint
+from haven_vlm.progress import Progress
+from haven_vlm.reports import RunReport, Status
+from haven_vlm.settings import Settings
+from haven_vlm.undoing import Scope, Undoer, Undone
+from haven_vlm.videos import OpenVideo, VideoRun, VideoWork, WorkResult
+from haven_vlm_utility import count_text
+
+log = logging.getLogger(__name__)
+
+KEPT_REPORTS = 50
+"""Reports of so many runs are kept; older ones are deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Arguments of a task that are not settings."""
+
+    ids: tuple[str, ...] = ()
+    """Work on these media instead of those that are tagged."""
+    limit: int | None = None
+    """Work on so many media at most."""
+    everything: bool = False
+    """`update`: all media that were ever tagged. `undo`: all runs."""
+    run: int | None = None
+    """`undo`: this run instead of the last one."""
+
+    @classmethod
+    def take(cls, arguments: Mapping[str, object]) -> tuple[Options, dict[str, object]]:
+        """Split a task's arguments into options and settings.
+
+        Raises:
+            ConfigError: an option is not what it should be.
+        """
+        rest = {k: v for k, v in arguments.items() if k not in ("mode", "ids", "limit", "everything", "run")}
+        problems = []
+        ids = arguments.get("ids") or ()
+        if isinstance(ids, str):
+            ids = [part.strip() for part in ids.split(",") if part.strip()]
+        if not isinstance(ids, Sequence) or not all(str(i).isdecimal() for i in ids):
+            problems.append("ids: a list of numbers is needed")
+            ids = ()
+        numbers: dict[str, int | None] = {}
+        for name in ("limit", "run"):
+            value = arguments.get(name)
+            numbers[name] = int(str(value)) if str(value).isdecimal() and int(str(value)) > 0 else None
+            if value not in (None, "") and numbers[name] is None:
+                problems.append(f"{name}: a whole number of at least 1 is needed")
+        if problems:
+            raise ConfigError("The arguments of the task are wrong: " + "; ".join(problems))
+        everything = str(arguments.get("everything", "")).casefold() in ("true", "1", "yes", "on")
+        return cls(tuple(str(i) for i in ids), numbers["limit"], everything, numbers["run"]), rest
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """All that a task works with; made and closed by the connector."""
+
+    settings: Settings
+    options: Options
+    gateway: StashGateway
+    journal: Journal
+    pool: Multiplexer
+    endpoints: Sequence[VisionEndpoint]
+    make_analyzer: Callable[[Sequence[Term], bool], Analyzer]
+    """Vocabulary; whether answers of any model count as known."""
+    progress: Progress
+    preparation: Preparation
+    open_video: OpenVideo
+    data_dir: Path
+    mode: str
+    run_id: int
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = field(default=lambda: datetime.now().astimezone())
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What the user is told, and whether the task did what was asked."""
+
+    text: str
+    ok: bool
+
+
+Task = Callable[[TaskContext], Awaitable[TaskResult]]
+
+
+def terms_of(settings: Settings) -> tuple[Term, ...]:
+    """The vocabulary as the model sees it."""
+    return tuple(Term(t.name, t.definition, t.aliases) for t in settings.tag_list)
+
+
+async def tag_videos(context: TaskContext) -> TaskResult:
+    """Look at all scenes with the trigger tag, and write tags and markers."""
+    return await _videos(context, write=True, recall=False)
+
+
+async def preview(context: TaskContext) -> TaskResult:
+    """As `tag_videos`, but write nothing except a report. Answers are kept, so tagging later asks nothing again."""
+    return await _videos(context, write=False, recall=False)
+
+
+async def update(context: TaskContext) -> TaskResult:
+    """Apply the present settings to what is known of scenes with the update tag; ask only about new tags."""
+    return await _videos(context, write=True, recall=True)
+
+
+async def _videos(context: TaskContext, *, write: bool, recall: bool) -> TaskResult:
+    began = context.clock()
+    started = context.now().isoformat(timespec="seconds")
+    applier = Applier(context.gateway, context.journal)
+    if write:
+        await _finish_earlier(applier)
+        marks = await ensure_marks(context.gateway, applier, context.run_id, context.settings)
+    else:
+        marks = await find_marks(context.gateway, context.settings)
+    mark = marks.update if recall else marks.trigger
+    ids = await _selection(context, marks, mark, everything=recall and context.options.everything)
+    if not ids:
+        return TaskResult(_nothing_to_do(mark, marks), ok=True)
+    log.info("%s to look at", count_text(len(ids), "scene"))
+    if not recall:
+        await context.pool.prepared()  # which models will answer decides which answers are known already
+    work = VideoWork(
+        settings=context.settings,
+        gateway=context.gateway,
+        analyzer=context.make_analyzer(terms_of(context.settings), recall),
+        applier=applier,
+        claims=context.journal.claims,
+        progress=context.progress,
+        marks=marks,
+        preparation=context.preparation,
+        open_video=context.open_video,
+        run_id=context.run_id,
+        write=write,
+        recall=recall,
+        only_marked=not context.options.ids and not context.options.everything,
+    )
+    result = await VideoRun(work, mark=mark).run(ids)
+    return await _report(context, result, started, context.clock() - began, written=write)
+
+
+async def _finish_earlier(applier: Applier) -> None:
+    """Carry out to the end what a killed run had begun to write."""
+    resumed = await applier.resume_pending()
+    if resumed.finished:
+        log.info("Finished what an earlier run had begun to write: %s", count_text(len(resumed.finished), "medium"))
+    for medium, reason in resumed.failed.items():
+        log.warning("What an earlier run had begun to write to %s cannot be finished: %s", medium, reason)
+
+
+async def _selection(context: TaskContext, marks: Marks, mark: TagRef, *, everything: bool) -> list[str]:
+    """Ids of the scenes to work on: all of them first, because the marks go off while the run goes on."""
+    if context.options.ids:
+        ids = list(context.options.ids)
+    else:
+        tag = marks.tagged if everything else mark
+        ids = await context.gateway.media_ids(Kind.SCENE, tag.id) if tag.id else []
+    return ids[: context.options.limit]
+
+
+def _nothing_to_do(mark: TagRef, marks: Marks) -> str:
+    if mark.name in marks.created:
+        return (
+            f"The tag “{mark.name}” did not exist yet; it does now. Put it on the scenes you want looked at, "
+            f"and start the task again."
+        )
+    return f"Nothing to do: no scene is tagged “{mark.name}”."
+
+
+async def _report(
+    context: TaskContext, result: WorkResult, started: str, seconds: float, *, written: bool
+) -> TaskResult:
+    statistics = context.pool.statistics()
+    report = RunReport(
+        mode=context.mode,
+        run_id=context.run_id,
+        started=started,
+        seconds=seconds,
+        media=result.media,
+        pool=statistics,
+        ended_because=result.ended_because,
+        written=written,
+    )
+    if statistics.asked:
+        for line in table(statistics).splitlines():
+            log.info("%s", line)
+    folder = context.data_dir / "reports"
+    name = f"{started[:19].replace(':', '')}-run{context.run_id}"
+    try:
+        await asyncio.to_thread(_keep, folder, name, report)
+        where = f"\nReport: {folder / name}.json"
+    except OSError as exc:
+        where = f"\nThe report could not be written: {exc}"
+    failed = set(report.counts) & {Status.ERRORED, Status.FAILED, Status.INCOMPLETE}
+    return TaskResult(report.summary() + where, ok=not failed and not result.ended_because)
+
+
+def _keep(folder: Path, name: str, report: RunReport) -> None:
+    write_atomically(folder / f"{name}.json", report.as_json())
+    write_atomically(folder / f"{name}.csv", report.as_csv())
+    for suffix in ("json", "csv"):
+        for old in sorted(folder.glob(f"*-run*.{suffix}"))[:-KEPT_REPORTS]:
+            old.unlink(missing_ok=True)
+
+
+async def undo(context: TaskContext) -> TaskResult:
+    """Take back what the last run (or the one named, or all) wrote, except what the user has changed since."""
+    options = context.options
+    applier = Applier(context.gateway, context.journal)
+    undoer = Undoer(context.gateway, context.journal, applier)
+    if options.ids:
+        scopes = [Scope(run_id=options.run, medium=(Kind.SCENE, i)) for i in options.ids]
+    elif options.everything:
+        scopes = [Scope()]
+    else:
+        run = options.run or await undoer.last_run()
+        if run is None:
+            return TaskResult("Nothing to undo: the connector has written nothing that still stands.", ok=True)
+        scopes = [Scope(run_id=run)]
+    done = Undone()
+    for scope in scopes:
+        done.add(await undoer.undo(context.run_id, scope))
+    lines = [
+        f"Undone for {count_text(done.media, 'medium')}: {count_text(done.tags_removed, 'tag')} and "
+        f"{count_text(done.markers_removed, 'marker')} removed, {count_text(done.tags_restored, 'tag')} and "
+        f"{count_text(done.markers_restored, 'marker')} restored. What you have changed since was left alone."
+    ]
+    if done.created_tags_removed:
+        lines.append(f"Tags that nothing uses any more were deleted: {', '.join(sorted(done.created_tags_removed))}.")
+    lines += [f"{name}: another run is working on it; undo again later." for name in done.busy]
+    lines += [f"{name}: {reason}" for name, reason in sorted(done.failed.items())]
+    return TaskResult("\n".join(lines), ok=not done.busy and not done.failed)
+
+
+async def check_endpoints(context: TaskContext) -> TaskResult:
+    """Try every endpoint and say what works and what to mend."""
+
+    async def check(endpoint: VisionEndpoint) -> tuple[bool, str]:
+        try:
+            found = await endpoint.prepare()
+        except EndpointError as exc:
+            return False, f"✗ {endpoint.name} ({endpoint.base_url}): {exc}{' ' + exc.fix if exc.fix else ''}"
+        traits = [
+            f"server {found.server}",
+            f"model {found.model}",
+            "sees pictures" if found.sees_pictures else "whether it sees pictures could not be confirmed",
+            f"JSON schema {found.json_schema}",
+            "gives probabilities" if found.logprobs else "gives no probabilities",
+            "outside the local network" if found.is_remote else "local",
+        ]
+        if found.thinking != "none":
+            traits.append(f"thinking {found.thinking}")
+        if found.parallel_hint:
+            traits.append(f"{found.parallel_hint} at once")
+        if found.answer_s:
+            traits.append(f"one answer took {found.answer_s:.1f} s")
+        return True, f"✓ {endpoint.name} ({endpoint.base_url}): {', '.join(traits)}"
+
+    results = await asyncio.gather(*(check(e) for e in context.endpoints))
+    for ok, line in results:
+        log.log(logging.INFO if ok else logging.ERROR, "%s", line)
+    marks = await find_marks(context.gateway, context.settings)
+    waiting = await context.gateway.media_ids(Kind.SCENE, marks.trigger.id) if marks.trigger.id else []
+    lines = [line for _, line in results]
+    lines.append(f"✓ Stash answers; {count_text(len(waiting), 'scene')} tagged “{marks.trigger.name}”.")
+    return TaskResult("\n".join(lines), ok=all(ok for ok, _ in results))
+
+
+TASKS: Mapping[str, Task] = {
+    "tag_videos": tag_videos,
+    "preview": preview,
+    "update": update,
+    "undo": undo,
+    "check_endpoints": check_endpoints,
+}
+"""Mode → task."""
