@@ -208,25 +208,31 @@ class Breaker:
 
 @dataclass(slots=True)
 class FairShare:
-    """Exact long-run shares: a choice earns each candidate its part of one question and costs the chosen one a whole.
+    """Exact long-run shares: the next question goes to whoever is furthest behind its share (Webster's apportionment).
 
-    A candidate that was passed over because it was full keeps what it earned and gets it later. What it can save up is
-    bounded, so that one that was always full does not get a flood when the others are idle for once.
+    A candidate that was passed over because it was full keeps what it is owed and gets it later; how much that can be
+    is bounded, so that one that was away or always full does not get a flood when the others are idle for once.
     """
 
-    bound: float = 64.0
-    _credit: dict[str, float] = field(default_factory=dict, init=False)
+    bound: float = 256.0
+    """Questions a candidate can be owed at most."""
+    _position: dict[str, float] = field(default_factory=dict, init=False)
+    """Questions it got, per unit of weight."""
+    _front: float = field(default=0.0, init=False)
+    """Position of whoever was chosen, at its furthest."""
 
-    def credit(self, name: str) -> float:
-        """Questions owed to this candidate; negative when it is ahead."""
-        return self._credit.get(name, 0.0)
+    def place(self, name: str, weight: float) -> float:
+        """Its place in the order in which candidates are due: the smallest is due first; 1 / weight is a question."""
+        return self._behind(name, weight) + 0.5 / weight
 
-    def charge(self, chosen: str, weights: Mapping[str, float]) -> None:
-        """`chosen` got one question; `weights` holds all that could in principle have got it, `chosen` included."""
-        total = sum(weights.values())
-        for name, weight in weights.items():
-            owed = self.credit(name) + weight / total - (1.0 if name == chosen else 0.0)
-            self._credit[name] = min(self.bound, max(-self.bound, owed))
+    def charge(self, name: str, weight: float) -> None:
+        """It got one question."""
+        start = self._behind(name, weight)
+        self._position[name] = start + 1.0 / weight
+        self._front = max(self._front, start)
+
+    def _behind(self, name: str, weight: float) -> float:
+        return max(self._position.get(name, 0.0), self._front - self.bound / weight)
 
 
 @dataclass(slots=True)

@@ -207,7 +207,7 @@ class Scheduler:
             if chosen is not None:
                 self._ready.remove(job)
                 left -= 1
-                self._share.charge(chosen.name, {s.name: s.weight for s in candidates})
+                self._share.charge(chosen.name, chosen.weight)
                 job.slot.set_result(chosen.lease(job))
             elif free:
                 soon = min((s.expected_s for s in candidates if s.expected_s), default=0.1)
@@ -236,13 +236,13 @@ class Scheduler:
             return worth[0] if worth else None
         key = job.question.prompt.key
 
-        def preference(station: Station) -> tuple[float, float, float]:
-            # half a question of credit for a warm prompt cache: soft, shares stay exact within one question
-            owed = self._share.credit(station.name) + station.weight / total + (0.5 if station.warm(key) else 0.0)
-            return (round(owed, 9), -(station.expected_s or 0.0), station.free / station.limit)
+        def order(station: Station) -> tuple[float, float, float]:
+            # a warm prompt cache is worth half a question: soft, the shares stay exact within one
+            place = self._share.place(station.name, station.weight)
+            place -= 0.5 / station.weight if station.warm(key) else 0.0
+            return (round(place, 9), station.expected_s or 0.0, -station.free / station.limit)
 
-        total = sum(s.weight for s in candidates)
-        return max(worth, key=preference)
+        return min(worth, key=order)
 
     @staticmethod
     def _better_wait(station: Station, candidates: list[Station], left: int) -> bool:
