@@ -45,11 +45,9 @@ class Call:
         """Run the plugins hooked on this trigger, one after another, before the reply goes out.
 
         Arguments:
-            given: the mutation's input as the hook gets it; what is null is left out.
+            given: the mutation's input as the hook gets it.
             fields: names the client gave; None when the trigger does not tell.
         """
-        if isinstance(given, dict):
-            given = {name: value for name, value in given.items() if value is not None}
         self.backend.plugins.run_hooks(self, object_id, trigger, given, fields)
 
 

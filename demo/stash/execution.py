@@ -6,7 +6,6 @@ import logging
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from graphql import (
     DocumentNode,
@@ -36,7 +35,7 @@ from demo.stash import (
 )
 from demo.stash.backend import Call
 from demo.stash.store import Row, StashError
-from demo.stash.variables import VariableError, checked
+from demo.stash.variables import VariableError, as_json, checked
 
 logger = logging.getLogger(__name__)
 
@@ -192,14 +191,3 @@ def _failure(error: GraphQLError) -> Row:
         logger.error("resolver failed: %r", cause, exc_info=cause)
         message = f"Internal system error. Error <{cause}>"
     return {"message": message, "path": error.path}
-
-
-def as_json(value: Any) -> Any:
-    """Floats in Go's shortest form: a whole one has no decimal point and arrives as an integer."""
-    if isinstance(value, dict):
-        return {key: as_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [as_json(item) for item in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1_000_000:
-        return int(value)
-    return value

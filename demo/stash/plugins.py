@@ -12,6 +12,7 @@ from demo.stash.runner import Connection, JobResult, LogLine, PluginProcess, mer
 from demo.stash.sessions import Session, Sessions
 from demo.stash.settings import ServerSettings
 from demo.stash.store import StashError
+from demo.stash.variables import as_json
 
 if TYPE_CHECKING:
     from demo.stash.backend import Call
@@ -124,7 +125,7 @@ class Plugins:
 
     def run_hooks(self, call: Call, object_id: int, trigger: str, given: Any, fields: list[str] | None) -> None:
         """Run every plugin hooked on a trigger, one process after another."""
-        context = {"id": object_id, "type": trigger, "input": given}
+        context = {"id": object_id, "type": trigger, "input": as_json(given)}
         if fields is not None:
             context["inputFields"] = fields
         for manifest in list(self.found.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from demo.stash.backend import Fields, Info, call_of, store_of
-from demo.stash.changing import Link, change_ids, changed_list, exists, ids_of, one_id
+from demo.stash.changing import Link, change_ids, changed_list, exists, ids_of, one_id, told
 from demo.stash.criteria import as_int
 from demo.stash.resolvers_media import NIL
 from demo.stash.store import Row, StashError, Store
@@ -65,7 +65,7 @@ def create(_root: Any, info: Info, input: Row) -> Row | None:
             },
         )
         _set_tags(store, marker_id, tag_ids)
-    call_of(info).trigger(marker_id, "SceneMarker.Create.Post", input, None)
+    call_of(info).trigger(marker_id, "SceneMarker.Create.Post", told(input), None)
     return _row(store, marker_id)
 
 
@@ -94,7 +94,7 @@ def update(_root: Any, info: Info, input: Row) -> Row | None:
         _write(store, marker_id, columns)
         if "tag_ids" in input:
             _set_tags(store, marker_id, tag_ids)
-    call_of(info).trigger(marker_id, "SceneMarker.Update.Post", input, list(input))
+    call_of(info).trigger(marker_id, "SceneMarker.Update.Post", told(input), list(input))
     return _row(store, marker_id)
 
 
@@ -124,7 +124,7 @@ def bulk_update(_root: Any, info: Info, input: Row) -> list[Row | None] | None:
                     change_ids(store, TAGS, marker_id, {"ids": wanted, "mode": "SET"})
             _write(store, marker_id, columns)
     for marker_id in ids:
-        call_of(info).trigger(marker_id, "SceneMarker.Update.Post", input, list(input))
+        call_of(info).trigger(marker_id, "SceneMarker.Update.Post", told(input), list(input))
     return [_row(store, marker_id) for marker_id in ids] or None
 
 

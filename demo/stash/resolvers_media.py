@@ -7,8 +7,10 @@ import binascii
 from collections.abc import Callable
 from typing import Any
 
+from graphql import GraphQLInputObjectType
+
 from demo.stash.backend import Fields, Info, Resolver, call_of, store_of
-from demo.stash.changing import Link, Shape, change_ids, exists, ids_of, one_id, update
+from demo.stash.changing import Link, Shape, change_ids, exists, ids_of, one_id, told, update
 from demo.stash.criteria import as_int
 from demo.stash.store import Row, StashError, Store, marks
 
@@ -129,12 +131,19 @@ def picture(text: str) -> bytes:
         raise StashError(f"processing cover image: {exc}") from exc
 
 
+def _whole(info: Info, shape: Shape, given: Row) -> Row:
+    """The input as a hook is told it: every field there is, null when it was not given."""
+    input_type = info.schema.type_map[f"{TRIGGERS[shape.noun]}UpdateInput"]
+    assert isinstance(input_type, GraphQLInputObjectType)
+    return {name: given.get(name) for name in input_type.fields}
+
+
 def _update(shape: Shape) -> Resolver:
     def resolve(_root: Any, info: Info, input: Row) -> Row | None:
         store = store_of(info)
         with store.transaction():
             object_id = update_one(store, shape, input)
-        call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", input, list(input))
+        call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", _whole(info, shape, input), list(input))
         return _row(store, shape, object_id)
 
     return resolve
@@ -146,7 +155,8 @@ def _update_many(shape: Shape) -> Resolver:
         with store.transaction():
             ids = [update_one(store, shape, item) for item in input]
         for object_id, item in zip(ids, input, strict=True):
-            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", item, list(item))
+            whole = _whole(info, shape, item)
+            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", whole, list(item))
         return [_row(store, shape, object_id) for object_id in ids]
 
     return resolve
@@ -162,7 +172,7 @@ def _bulk_update(shape: Shape) -> Resolver:
                     check_galleries(store, object_id, input["gallery_ids"])
                 update(store, shape, object_id, input, bulk=True)
         for object_id in ids:
-            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", input, list(input))
+            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Update.Post", told(input), list(input))
         return [_row(store, shape, object_id) for object_id in ids] or None
 
     return resolve
@@ -189,7 +199,7 @@ def _destroy(shape: Shape, ids_from: Callable[[Row], list[Any]]) -> Resolver:
     def resolve(_root: Any, info: Info, input: Row) -> bool:
         store = store_of(info)
         ids = ids_of(ids_from(input))
-        told = {object_id: input | _hashes(store, shape, object_id) for object_id in ids}
+        gone = {object_id: input | _hashes(store, shape, object_id) for object_id in ids}
         with store.transaction():
             for object_id in ids:
                 if not exists(store, shape.table, object_id):
@@ -199,7 +209,7 @@ def _destroy(shape: Shape, ids_from: Callable[[Row], list[Any]]) -> Resolver:
                     store.run(f"DELETE FROM images WHERE id IN ({inside})", object_id)
                 store.run(f"DELETE FROM {shape.table} WHERE id = ?", object_id)
         for object_id in ids:
-            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Destroy.Post", told[object_id], None)
+            call_of(info).trigger(object_id, f"{TRIGGERS[shape.noun]}.Destroy.Post", gone[object_id], None)
         return True
 
     return resolve
@@ -237,7 +247,7 @@ def gallery_create(_root: Any, info: Info, input: Row) -> Row | None:
         now = store.now()
         gallery_id = store.insert("galleries", {"title": "", "created_at": now, "updated_at": now})
         update(store, GALLERY, gallery_id, input | {"title": input["title"].strip()}, bulk=False)
-    call_of(info).trigger(gallery_id, "Gallery.Create.Post", input, None)
+    call_of(info).trigger(gallery_id, "Gallery.Create.Post", told(input), None)
     return _row(store, GALLERY, gallery_id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from demo.stash.backend import Fields, Info, call_of, store_of
-from demo.stash.changing import Link, change_ids, changed_list, ids_of, trimmed
+from demo.stash.changing import Link, change_ids, changed_list, ids_of, told, trimmed
 from demo.stash.criteria import as_int
 from demo.stash.store import Row, StashError, Store, marks
 
@@ -102,7 +102,7 @@ def create(_root: Any, info: Info, input: Row) -> Row | None:
     store = store_of(info)
     with store.transaction():
         tag_id = create_tag(store, input)
-    call_of(info).trigger(tag_id, "Tag.Create.Post", input, None)
+    call_of(info).trigger(tag_id, "Tag.Create.Post", told(input), None)
     return _row(store, tag_id)
 
 
@@ -187,7 +187,7 @@ def update(_root: Any, info: Info, input: Row) -> Row | None:
     tag_id = as_int(input["id"])
     with store.transaction():
         _change(store, tag_id, input, bulk=False)
-    call_of(info).trigger(tag_id, "Tag.Update.Post", input, list(input))
+    call_of(info).trigger(tag_id, "Tag.Update.Post", told(input), list(input))
     return _row(store, tag_id)
 
 
@@ -198,7 +198,7 @@ def bulk_update(_root: Any, info: Info, input: Row) -> list[Row | None] | None:
         for tag_id in ids:
             _change(store, tag_id, input, bulk=True)
     for tag_id in ids:
-        call_of(info).trigger(tag_id, "Tag.Update.Post", input, list(input))
+        call_of(info).trigger(tag_id, "Tag.Update.Post", told(input), list(input))
     return [_row(store, tag_id) for tag_id in ids] or None
 
 
@@ -209,14 +209,14 @@ def _destroy_one(store: Store, tag_id: int) -> None:
         raise StashError(f"id {tag_id} does not exist in tags")
 
 
-def _destroy(info: Info, ids: list[Any], told: Any) -> bool:
+def _destroy(info: Info, ids: list[Any], given: Any) -> bool:
     store = store_of(info)
     tag_ids = ids_of(ids)
     with store.transaction():
         for tag_id in tag_ids:
             _destroy_one(store, tag_id)
     for tag_id in tag_ids:
-        call_of(info).trigger(tag_id, "Tag.Destroy.Post", told, None)
+        call_of(info).trigger(tag_id, "Tag.Destroy.Post", given, None)
     return True
 
 
@@ -262,7 +262,7 @@ def merge(_root: Any, info: Info, input: Row) -> Row | None:
         _set_relatives(store, destination, PARENTS, parents)
         _set_relatives(store, destination, CHILDREN, children)
         check_hierarchy(store, tag, parents, children)
-    call_of(info).trigger(destination, "Tag.Merge.Post", input, None)
+    call_of(info).trigger(destination, "Tag.Merge.Post", told(input), None)
     return _row(store, destination)
 
 

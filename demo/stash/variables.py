@@ -141,3 +141,14 @@ def _scalar(name: str, value: Any, path: Path) -> Any:
 
 def _kind(value: Any) -> str:
     return {bool: "bool", list: "slice", dict: "map"}.get(type(value), "string")
+
+
+def as_json(value: Any) -> Any:
+    """Floats in Go's shortest form: a whole one has no decimal point and arrives as an integer."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_json(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1_000_000:
+        return int(value)
+    return value
