@@ -148,20 +148,3 @@ def _cell(value: object) -> str:
     text = str(value)
     # a title that starts like a formula would be run by a spreadsheet
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def pool_table(pool: PoolStatistics) -> str:
-    """Endpoints as a table for the log."""
-    rows = [("endpoint", "model", "answers", "share", "p50", "p95", "failures", "state")]
-    total = sum(e.answered for e in pool.endpoints) or 1
-    for e in pool.endpoints:
-        failures = ", ".join(f"{count}× {fault}" for fault, count in sorted(e.failures.items())) or "–"
-        state = f"{e.state}: {e.reason}" if e.reason else e.state
-        rows.append(
-            (
-                e.name, e.model or "–", f"{e.answered:,}", f"{e.answered / total:.0%}",
-                f"{e.p50_s:.2f} s", f"{e.p95_s:.2f} s", failures, state,
-            )
-        )  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)

@@ -16,7 +16,7 @@ from haven_vlm.facts import Kind, TagRef, Term
 from haven_vlm.files import write_atomically
 from haven_vlm.journal import Journal
 from haven_vlm.marks import Marks, ensure_marks, find_marks
-from haven_vlm.multiplexer import Multiplexer, table
+from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import Analyzer, StashGateway, VisionEndpoint
 from haven_vlm.progress import Progress
@@ -202,9 +202,6 @@ async def _report(
         ended_because=result.ended_because,
         written=written,
     )
-    if statistics.asked:
-        for line in table(statistics).splitlines():
-            log.info("%s", line)
     folder = context.data_dir / "reports"
     name = f"{started[:19].replace(':', '')}-run{context.run_id}"
     try:

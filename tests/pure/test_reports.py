@@ -7,8 +7,7 @@ import io
 import json
 
 from haven_vlm.facts import Kind, Span
-from haven_vlm.ports import EndpointStatistics, PoolStatistics
-from haven_vlm.reports import MediumReport, RunReport, Status, pool_table
+from haven_vlm.reports import MediumReport, RunReport, Status
 
 
 def medium(number: int, status: Status = Status.TAGGED, **more: object) -> MediumReport:
@@ -17,15 +16,6 @@ def medium(number: int, status: Status = Status.TAGGED, **more: object) -> Mediu
 
 def run(*media: MediumReport, written: bool = True, ended: str = "") -> RunReport:
     return RunReport("tag_videos", 7, "2026-01-02T03:04:05+00:00", 93.0, media, written=written, ended_because=ended)
-
-
-def endpoint(name: str, answered: int, **more: object) -> EndpointStatistics:
-    values: dict[str, object] = {
-        "name": name, "base_url": "http://a/v1", "model": "tiny", "state": "ready", "reason": "", "until_s": None,
-        "weight": 1.0, "is_fallback": False, "limit": 4, "in_flight": 0, "answered": answered, "failures": {},
-        "p50_s": 0.2, "p95_s": 0.4, "tokens_in": 0, "tokens_cached": 0, "tokens_out": 0, "left_network": 0, **more,
-    }  # fmt: skip
-    return EndpointStatistics(**values)  # type: ignore[arg-type]
 
 
 def test_the_summary_adds_up_and_names_every_cause_once() -> None:
@@ -76,16 +66,3 @@ def test_the_json_holds_everything() -> None:
     data = json.loads(run(medium(1, problems={"it broke": 2})).as_json())
     assert data["media"][0]["problems"] == {"it broke": 2}
     assert data["media"][0]["status"] == "tagged"
-
-
-def test_the_endpoint_table_shows_shares_and_the_fix() -> None:
-    pool = PoolStatistics(
-        endpoints=(
-            endpoint("fast", 3),
-            endpoint("new", 1, state="parked", reason="the key is wrong: set api_key", failures={"auth": 2}),
-        ),
-        waiting=0, asked=4, answered=4, left_network=0,
-    )  # fmt: skip
-    lines = pool_table(pool).splitlines()
-    assert "75%" in lines[1] and "ready" in lines[1]
-    assert "2× auth" in lines[2] and lines[2].endswith("parked: the key is wrong: set api_key")
