@@ -20,6 +20,7 @@ ROWS: dict[str, int] = {
     "haven_vlm.resilience": 1, "haven_vlm.concurrency": 1, "haven_vlm.stations": 1,
     "haven_vlm.scheduling": 2, "haven_vlm.pool_member": 2, "haven_vlm.outage": 3, "haven_vlm.settling": 3,
     "haven_vlm.multiplexer": 4,
+    "haven_vlm.zips": 2, "haven_vlm.fetching": 2, "haven_vlm.stills": 3, "haven_vlm.still_reading": 4,
     "haven_vlm.reports": 3,
     "haven_vlm_engine": 4,
     "haven_vlm.tasks": 5,
@@ -29,7 +30,7 @@ ROWS: dict[str, int] = {
 
 ONLY = {
     "av": {"haven_vlm.media", "haven_vlm.picture", "haven_vlm.reading"},
-    "aiohttp": {"haven_vlm.endpoint", "haven_vlm_connector"},
+    "aiohttp": {"haven_vlm.endpoint", "haven_vlm.fetching", "haven_vlm_connector"},
     "stashapi": {"haven_media_handler"},
     "requests": {"haven_vlm.stash_transport"},
     "sqlite3": {"haven_vlm.journal"},

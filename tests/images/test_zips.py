@@ -1,0 +1,194 @@
+"""Entries of archives are found under every spelling of their names, and nothing large or damaged gets in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haven_vlm.errors import MediaUnreachable, MediaUnreadable
+from haven_vlm.zips import Archives, _normal
+from tests.images.oddities import raw_entry, zip_with
+
+
+@pytest.fixture
+def archives() -> Iterator[Archives]:
+    opened = Archives()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("utf-8", "Übersicht/Spiel 1.jpg"),
+        ("cp437", "Übersicht/Spiel 1.jpg"),
+        ("cp932", "試合/ダンク表.jpg"),
+        ("gb18030", "比赛/扣篮.jpg"),
+        ("big5hkscs", "比賽/灌籃.jpg"),
+        ("cp949", "경기/덩크.jpg"),
+        ("cp1252", "été/château “1”.jpg"),
+        ("cp1251", "Матч/Бросок.jpg"),
+        ("koi8_r", "Матч/Бросок.jpg"),
+        ("cp866", "Матч/Бросок.jpg"),
+        ("cp1254", "maç/şut.jpg"),
+    ],
+)
+@pytest.mark.parametrize("flagged", [False, True], ids=["bytes", "marked as UTF-8"])
+def test_a_name_in_any_encoding_is_found(
+    tmp_path: Path, archives: Archives, encoding: str, name: str, flagged: bool
+) -> None:
+    archive = tmp_path / "a.zip"
+    other = name.replace("1", "2").replace(".jpg", ".png")
+    coding = "utf-8" if flagged else encoding
+    zip_with(archive, [(other.encode(coding), b"other"), (name.encode(coding), b"it")], utf8=flagged)
+    assert archives.read(str(archive), name) == b"it"
+    assert archives.read(str(archive), other) == b"other"
+
+
+def test_slashes_dots_and_accents_are_spelled_as_stash_does(tmp_path: Path, archives: Archives) -> None:
+    archive = tmp_path / "a.zip"
+    names = [b"dir\\one.jpg", b"/abs/two.jpg", b"../../up/three.jpg", b"./here/four.jpg", "e\u0301.jpg".encode()]
+    zip_with(archive, [(n, n) for n in names], utf8=True)
+    spellings = ["dir/one.jpg", "abs/two.jpg", "up/three.jpg", "here/four.jpg", "é.jpg"]
+    assert [archives.read(str(archive), s) for s in spellings] == names
+    assert archives.read(str(archive), "dir\\one.jpg") == names[0]
+
+
+def test_an_entry_whose_name_is_beyond_reading_is_told_by_its_size(tmp_path: Path, archives: Archives) -> None:
+    archive = tmp_path / "a.zip"
+    zip_with(archive, [(b"\xff\xfe\x81.jpg", b"12345"), (b"b.jpg", b"123"), (b"c.png", b"12345")])
+    assert archives.read(str(archive), "??\ufffd.jpg", size_bytes=5) == b"12345"
+
+
+def test_of_several_of_that_size_the_checksum_tells(tmp_path: Path, archives: Archives) -> None:
+    archive = tmp_path / "a.zip"
+    zip_with(archive, [(b"\xff1.jpg", b"abcde"), (b"\xff2.jpg", b"fghij")])
+    md5 = hashlib.md5(b"fghij").hexdigest()
+    assert archives.read(str(archive), "?.jpg", size_bytes=5, fingerprints={"md5": md5}) == b"fghij"
+    with pytest.raises(MediaUnreachable, match="holds nothing called"):
+        archives.read(str(archive), "?.jpg", size_bytes=5)
+
+
+def test_two_entries_of_one_reading_are_told_by_size(tmp_path: Path, archives: Archives) -> None:
+    archive = tmp_path / "a.zip"
+    # the same letter in cp437 and in cp1252
+    zip_with(archive, [("ä.jpg".encode("cp1252"), b"1252"), ("ä.jpg".encode("cp850"), b"of cp850")])
+    assert archives.read(str(archive), "ä.jpg", size_bytes=8) == b"of cp850"
+
+
+def test_an_archive_that_is_not_there_is_nobodys_fault(tmp_path: Path, archives: Archives) -> None:
+    with pytest.raises(MediaUnreachable, match="not on this machine"):
+        archives.read(str(tmp_path / "none.zip"), "a.jpg")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK nonsense", b"PK\x05\x06" + b"\xff" * 18])
+def test_an_archive_that_is_damaged_says_so(tmp_path: Path, archives: Archives, content: bytes) -> None:
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(content)
+    with pytest.raises(MediaUnreadable, match=r"damaged|empty"):
+        archives.read(str(archive), "a.jpg")
+
+
+def test_names_that_are_not_the_utf8_they_claim_to_be_are_left_to_stash(tmp_path: Path, archives: Archives) -> None:
+    archive = tmp_path / "a.zip"
+    raw_entry(archive, b"abc.jpg", b"x", utf8=True)
+    archive.write_bytes(archive.read_bytes().replace(b"abc.jpg", b"\xff\xfe\xfd.jpg"))
+    with pytest.raises(MediaUnreachable, match="not what it says"):
+        archives.read(str(archive), "abc.jpg")
+
+
+def test_a_damaged_entry_says_so(tmp_path: Path, archives: Archives) -> None:
+    archive = tmp_path / "a.zip"
+    raw_entry(archive, b"a.jpg", b"content " * 200)
+    archive.write_bytes(archive.read_bytes().replace(b"content content", b"changed content", 1))
+    with pytest.raises(MediaUnreadable, match=r"“a\.jpg” is damaged"):
+        archives.read(str(archive), "a.jpg")
+
+
+def test_an_encrypted_entry_says_so(tmp_path: Path, archives: Archives) -> None:
+    archive = tmp_path / "a.zip"
+    raw_entry(archive, b"a.jpg", b"secret")
+    raw = bytearray(archive.read_bytes())
+    raw[6] |= 1
+    raw[raw.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(raw)
+    with pytest.raises(MediaUnreadable, match="encrypted"):
+        archives.read(str(archive), "a.jpg")
+
+
+def test_an_unknown_packing_says_so(tmp_path: Path, archives: Archives) -> None:
+    archive = tmp_path / "a.zip"
+    raw_entry(archive, b"a.jpg", b"packed")
+    raw = bytearray(archive.read_bytes())
+    raw[8] = raw[raw.index(b"PK\x01\x02") + 10] = 9  # deflate64, which Explorer writes for large files
+    archive.write_bytes(raw)
+    with pytest.raises(MediaUnreadable, match="packed in a way"):
+        archives.read(str(archive), "a.jpg")
+
+
+def test_a_bomb_stays_packed(tmp_path: Path, archives: Archives, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haven_vlm.zips.MAX_ENTRY_BYTES", 2**20)
+    archive = tmp_path / "a.zip"
+    raw_entry(archive, b"a.jpg", b"\0" * (2**21), method=zipfile.ZIP_DEFLATED)
+    assert archive.stat().st_size < 5000
+    with pytest.raises(MediaUnreadable, match="unpacks to more than 1 MB"):
+        archives.read(str(archive), "a.jpg")
+
+
+def test_an_endless_directory_is_refused(tmp_path: Path, archives: Archives, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haven_vlm.zips.MAX_ENTRIES", 3)
+    archive = tmp_path / "a.zip"
+    zip_with(archive, [(b"%d.jpg" % n, b"") for n in range(4)])
+    with pytest.raises(MediaUnreadable, match="4 entries, more than 3"):
+        archives.read(str(archive), "1.jpg")
+
+
+def test_an_archive_that_changed_is_read_anew(tmp_path: Path, archives: Archives) -> None:
+    archive = tmp_path / "a.zip"
+    raw_entry(archive, b"a.jpg", b"old")
+    assert archives.read(str(archive), "a.jpg") == b"old"
+    archive.unlink()
+    raw_entry(archive, b"a.jpg", b"newer")
+    assert archives.read(str(archive), "a.jpg") == b"newer"
+
+
+def test_few_archives_stay_open_while_many_threads_read(tmp_path: Path) -> None:
+    archives = Archives(kept_open=2)
+    for number in range(6):
+        zip_with(tmp_path / f"{number}.zip", [(b"%d.jpg" % n, b"%d of %d" % (n, number)) for n in range(20)])
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    wrong: list[object] = []
+
+    def work(start: int) -> None:
+        for n in range(60):
+            number, entry = (start + n) % 6, n % 20
+            content = archives.read(str(tmp_path / f"{number}.zip"), f"{entry}.jpg")
+            if content != b"%d of %d" % (entry, number):
+                wrong.append(content)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == before + 2
+        archives.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+    archives.close()
+
+
+@given(st.text(max_size=30))
+def test_a_spelling_is_settled_in_one_go_and_never_leads_up(name: str) -> None:
+    once = _normal(name)
+    assert _normal(once) == once
+    assert not once.startswith(("/", "../"))
