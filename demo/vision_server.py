@@ -38,6 +38,7 @@ from demo.vision.wire import (
     asks_for_colours,
     completion,
     model_list,
+    picture_hash,
     read_question,
     write_answer,
 )
@@ -105,7 +106,7 @@ class VisionServer:
         self._max_waiting, self._status_when_full = max_waiting, status_when_full
         self._latency = latency_s if callable(latency_s) else lambda _, fixed=latency_s: fixed
         self._schema, self._logprobs, self._thinks = schema, logprobs, thinks
-        self._refused, self._refusal_status = frozenset(refused_fields), refusal_status
+        self.refused_fields, self._refusal_status = frozenset(refused_fields), refusal_status
         self._eyes = Eyes(see, miss_rate=miss_rate, false_alarm_rate=false_alarm_rate, seed=seed)
         self._context, self._max_body = context, max_body_bytes
         self._sleep, self._clock = sleep, clock
@@ -197,6 +198,11 @@ class VisionServer:
         """One per question, in the order they ended."""
         return self._record.entries
 
+    @property
+    def in_flight(self) -> int:
+        """Questions worked on now."""
+        return self._record.in_flight
+
     def statistics(self) -> ServerStatistics:
         """A snapshot of the counters."""
         return self._record.statistics()
@@ -244,10 +250,12 @@ class VisionServer:
                 pictures=len(asked.pictures),
                 fault=fault.kind if fault else None,
                 is_probe=is_probe,
+                text=picture_hash(asked.text.encode()),
             )
             response = await self._in_turn(request, asked, fault, number)
             answered = fault is None or fault.kind is FaultKind.SLOW
-            entry = replace(entry, status=response.status, answered=answered and response.status == 200)
+            status = 0 if entry.fault is FaultKind.DROP else response.status
+            entry = replace(entry, status=status, answered=answered and status == 200)
             return response
         except Rejection as exc:
             entry = replace(entry, status=exc.status)
@@ -267,7 +275,7 @@ class VisionServer:
         if request.content_type != "application/json":
             raise Rejection(415, f"Unsupported media type {request.content_type}")
         asked = read_question(body)
-        for name in sorted(self._refused & asked.fields):
+        for name in sorted(self.refused_fields & asked.fields):
             raise Rejection(self._refusal_status, f"Unrecognized request argument supplied: {name}", param=name)
         if unknown := asked.fields - KNOWN_FIELDS:
             raise Rejection(self._refusal_status, f"Unrecognized request argument supplied: {min(unknown)}")

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 KEEP_ALIVE_S = 4.0
 """llama-server, vLLM, SGLang and uvicorn close idle connections after 5 s."""
 
-STALE_WITHIN_S = 1.0
-"""A pooled connection that breaks later than this was not dead: the server had the question in hand."""
+STALE_WITHIN_S = 0.25
+"""A dead connection says so within a round trip; one that breaks later had a server with the question in hand."""
 
 MAX_REPLY_BYTES = 16 * 2**20
 

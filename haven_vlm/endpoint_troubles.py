@@ -56,8 +56,7 @@ def translate(exc: BaseException, *, endpoint: str, url: str, total_timeout_s: f
             fix = "If the server is that slow, raise `timeout` of this endpoint, or lower its `max_concurrent`."
             return error(EndpointFault.TIMEOUT, message, fix)
         case aiohttp.ClientResponseError():
-            said = f"{exc.message} {exc}"
-            if parts.scheme == "http" and any(mark in said for mark in _TLS_INSTEAD_OF_TEXT):
+            if parts.scheme == "http" and any(mark in exc.message for mark in _TLS_INSTEAD_OF_TEXT):
                 fix = "Write https:// instead of http:// in base_url."
                 return error(EndpointFault.NOT_AN_API, f"{where} speaks TLS", fix)
             message = f"what listens at {where} does not speak HTTP"
@@ -71,7 +70,10 @@ def translate(exc: BaseException, *, endpoint: str, url: str, total_timeout_s: f
         case aiohttp.ClientPayloadError():
             return error(EndpointFault.CONNECT, f"the connection to {where} ended in the middle of an answer")
         case aiohttp.ServerDisconnectedError():
-            return error(EndpointFault.CONNECT, f"{where} closed the connection without an answer")
+            fix = "Look into the server's log."
+            if parts.scheme == "http":
+                fix = "Look into the server's log; if it speaks TLS, write https:// in base_url."
+            return error(EndpointFault.CONNECT, f"{where} closed the connection without an answer", fix)
         case _:
             return error(EndpointFault.CONNECT, f"the connection to {where} broke: {_words(exc)}")
 

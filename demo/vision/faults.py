@@ -16,7 +16,7 @@ class FaultKind(StrEnum):
     HANG = "hang"
     """Holds its slot and never answers, until the client leaves."""
     DROP = "drop"
-    """Breaks the connection without an answer."""
+    """Breaks the connection at the end of the work, without an answer."""
     RATE_LIMITED = "rate_limited"
     """429; `retry_after` says what the header holds."""
     BUSY = "busy"

@@ -28,7 +28,7 @@ class Entry:
     """A client tested the model's sight with plain colours."""
     is_cancelled: bool = False
     """The client left before the answer."""
-    system: str = ""
+    text: str = ""
     """Hash of the text: shows whether the constant part is constant."""
 
 

@@ -23,6 +23,7 @@ async def spoiled(
             await asyncio.Event().wait()
             raise AssertionError("an event nobody sets was set")
         case FaultKind.DROP:
+            await work()
             return _broken(request)
         case FaultKind.RATE_LIMITED:
             return _error(429, fault.message or "Rate limit reached", "rate_limit_exceeded", fault.retry_after)
@@ -81,7 +82,7 @@ def _worked(asked: Asked, fault: Fault, number: int) -> web.StreamResponse:
 def _broken(request: web.Request) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.abort()
-    raise ConnectionResetError("told to break the connection")
+    return web.Response()  # nobody is left to read it
 
 
 def _error(status: int, message: str, type_: str, retry_after: str | None = None) -> web.Response:

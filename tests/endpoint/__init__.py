@@ -1,0 +1,1 @@
+"""One endpoint, from the wire to the verdict."""
