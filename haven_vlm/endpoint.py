@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from haven_vlm.capability import Heard, assumed, from_json, probe, to_json
 from haven_vlm.chat import OPTIONAL_FIELDS, Reply, Wanted, droppable, read_reply, request_body
 from haven_vlm.confidence import confidences
 from haven_vlm.endpoint_faults import Verdict, judge
-from haven_vlm.endpoint_transport import Transport
+from haven_vlm.endpoint_transport import Resolver, Transport
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Outcome, Prompt, Question
 from haven_vlm.ports import Capabilities, CapabilityMemory
@@ -22,9 +22,6 @@ from haven_vlm.privacy import is_local, redact
 from haven_vlm.prompts import parse_reply
 from haven_vlm.server_survey import Model, Server, choose, look, nearest, survey
 from haven_vlm.settings import EndpointSettings
-
-if TYPE_CHECKING:
-    from aiohttp.abc import AbstractResolver
 
 MAX_RAW_CHARACTERS = 4000
 """Of what a model wrote, kept for people to read."""
@@ -54,7 +51,7 @@ class HttpEndpoint:
         *,
         memory: CapabilityMemory | None = None,
         environ: Mapping[str, str] = os.environ,
-        resolver: AbstractResolver | None = None,
+        resolver: Resolver | None = None,
         is_local: Callable[[str], bool] = is_local,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
+Resolver = AbstractResolver
+"""Finds the addresses behind a name; aiohttp's interface."""
+
 KEEP_ALIVE_S = 4.0
 """llama-server, vLLM, SGLang and uvicorn close idle connections after 5 s."""
 
@@ -133,7 +136,7 @@ class Transport:
     allow_remote: bool = False
     verify_tls: bool = True
     is_local: Callable[[str], bool] = is_local
-    resolver: AbstractResolver | None = None
+    resolver: Resolver | None = None
     clock: Callable[[], float] = time.monotonic
     _stack: AsyncExitStack | None = field(default=None, init=False, repr=False)
     _home: aiohttp.ClientSession = field(init=False, repr=False)

@@ -21,16 +21,24 @@ ROWS: dict[str, int] = {
     "haven_vlm.scheduling": 2, "haven_vlm.pool_member": 2, "haven_vlm.outage": 3, "haven_vlm.settling": 3,
     "haven_vlm.multiplexer": 4,
     "haven_vlm.zips": 2, "haven_vlm.fetching": 2, "haven_vlm.stills": 3, "haven_vlm.still_reading": 4,
+    "haven_vlm.privacy": 1, "haven_vlm.confidence": 1, "haven_vlm.endpoint_faults": 1,
+    "haven_vlm.chat": 2, "haven_vlm.endpoint_troubles": 2, "haven_vlm.endpoint_transport": 3,
+    "haven_vlm.server_survey": 4, "haven_vlm.capability": 5, "haven_vlm.endpoint": 6,
     "haven_vlm.reports": 3,
     "haven_vlm_engine": 4,
     "haven_vlm.tasks": 5,
-    "haven_vlm_connector": 6,
+    "haven_vlm_connector": 7,
 }  # fmt: skip
 """Row of each module in docs/architecture.md; a file imports only from smaller rows, within row 0 also from equals."""
 
 ONLY = {
     "av": {"haven_vlm.media", "haven_vlm.picture", "haven_vlm.reading"},
-    "aiohttp": {"haven_vlm.endpoint", "haven_vlm.fetching", "haven_vlm_connector"},
+    "aiohttp": {
+        "haven_vlm.endpoint_transport",
+        "haven_vlm.endpoint_troubles",
+        "haven_vlm.fetching",
+        "haven_vlm_connector",
+    },
     "stashapi": {"haven_media_handler"},
     "requests": {"haven_vlm.stash_transport"},
     "sqlite3": {"haven_vlm.journal"},
