@@ -94,6 +94,7 @@ class StashClient(StashInterface):  # type: ignore[misc]
         except BaseException:
             self.transport.close()
             raise
+        self.transport.met = True
         self.s = self.transport.session  # the one the library made never opened a connection
         self.patience = Patience(patience_s, clock=clock, sleep=sleep)
 

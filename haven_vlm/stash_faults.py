@@ -33,9 +33,11 @@ _PASSING = re.compile(
     r"|context (?:deadline exceeded|canceled)|database (?:not initialized|is closed)|connection reset",
     re.IGNORECASE,
 )
-_GONE = re.compile(r"not found|no rows in result set|FOREIGN KEY constraint failed", re.IGNORECASE)
+_GONE = re.compile(
+    r"not found|no rows in result set|does not exist in \w+|FOREIGN KEY constraint failed", re.IGNORECASE
+)
 _FOREIGN_KEY = re.compile(r"FOREIGN KEY", re.IGNORECASE)
-_MISSING_ID = re.compile(r"with id (\d+) not found")
+_MISSING_ID = re.compile(r"\bid (\d+) (?:not found|does not exist)")
 
 
 class NotSent(StashUnavailable):

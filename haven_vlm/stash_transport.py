@@ -40,6 +40,8 @@ class StashTransport:
         """Sent beside the cookie: the key does not run out, the cookie carries Stash's guard against hook loops."""
         self.cookie = connection.session_cookie
         """The latest one Stash gave us."""
+        self.met = False
+        """Whether it is known that Stash lives there: a page instead of an answer is then a passing trouble."""
         self.session = _session(connection)
 
     def exchange(self, document: str, variables: Mapping[str, Any]) -> Reply:
@@ -66,8 +68,10 @@ class StashTransport:
         with contextlib.suppress(ValueError, RecursionError):
             reply = read_reply(json.loads(response.content))
         if response.status_code == 200:
-            if reply is None:
+            if reply is None and not self.met:
                 raise StashRefused(f"{url} answers, but not as Stash does; is that Stash's address?")
+            if reply is None:
+                raise StashUnavailable("what came from Stash cannot be read")
             return reply
         if reply is not None and reply.worst is not None and response.status_code < 500:
             raise reply.worst
@@ -98,6 +102,12 @@ class StashTransport:
         return text
 
     def close(self) -> None:
+        """Close the connections now; urllib3 alone leaves that to the garbage collector."""
+        for adapter in self.session.adapters.values():
+            if isinstance(adapter, requests.adapters.HTTPAdapter):
+                pools = adapter.poolmanager.pools
+                for key in pools.keys():  # noqa: SIM118 - this mapping refuses to be iterated
+                    pools[key].close()
         self.session.close()
 
     def _take_cookie(self, response: requests.Response) -> None:
