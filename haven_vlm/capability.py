@@ -240,7 +240,15 @@ def to_json(able: Capabilities, *, fingerprint: str, at: datetime) -> dict[str, 
     return {"format": FORMAT, "at": at.isoformat(), "fingerprint": fingerprint, "capabilities": known}
 
 
-def from_json(data: Mapping[str, object] | None, *, fingerprint: str, now: datetime) -> Capabilities | None:
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What an earlier probe found out, and when."""
+
+    capabilities: Capabilities
+    at: datetime
+
+
+def from_json(data: Mapping[str, object] | None, *, fingerprint: str, now: datetime) -> Remembered | None:
     """What was remembered, if it is whole, recent, and of the same server with the same models; else None."""
     if data is None or data.get("format") != FORMAT or data.get("fingerprint") != fingerprint:
         return None
@@ -268,4 +276,4 @@ def from_json(data: Mapping[str, object] | None, *, fingerprint: str, now: datet
     for name in ("parallel_hint", "answer_s"):
         if values[name] is not None and (isinstance(values[name], bool) or not isinstance(values[name], int | float)):
             return None
-    return Capabilities(**values)
+    return Remembered(Capabilities(**values), at)

@@ -70,6 +70,7 @@ class HttpEndpoint:
         )
         self._server: Server | None = None
         self._capabilities: Capabilities | None = None
+        self._probed_at = now()
         self._is_remote: bool | None = None
 
     def __repr__(self) -> str:
@@ -104,16 +105,20 @@ class HttpEndpoint:
         server = await survey(self._transport, wanted=self._settings.model, fail=self._failure)
         self._server, self._is_remote = server, server.is_remote
         model = choose(server, self._settings.model, fail=lambda verdict: self._failure(verdict, None))
-        key = f"{self.base_url} {model.id}"
-        known = None
-        if self._memory is not None:
-            known = from_json(self._memory.get(key), fingerprint=server.fingerprint, now=self._now())
-        if known is None:
-            known = await probe(self, server, model)
-            known = replace(known, notes=(*known.notes, *self._warnings(known)))
-        self._capabilities = replace(known, is_remote=server.is_remote)
+        value = self._memory.get(self._memory_key(model.id)) if self._memory is not None else None
+        remembered = from_json(value, fingerprint=server.fingerprint, now=self._now())
+        if remembered is not None:
+            self._capabilities = replace(remembered.capabilities, is_remote=server.is_remote)
+            self._probed_at = remembered.at
+            return self._capabilities
+        known = await probe(self, server, model)
+        self._capabilities = replace(known, notes=(*known.notes, *self._warnings(known)))
+        self._probed_at = self._now()
         self._remember()
         return self._capabilities
+
+    def _memory_key(self, model: str) -> str:
+        return f"abilities of {self.base_url} {model}"
 
     def _warnings(self, known: Capabilities) -> tuple[str, ...]:
         if known.is_remote and self.base_url.startswith("http://"):
@@ -122,8 +127,8 @@ class HttpEndpoint:
 
     def _remember(self) -> None:
         if self._memory is not None and self._server is not None and self._capabilities is not None:
-            value = to_json(self._capabilities, fingerprint=self._server.fingerprint, at=self._now())
-            self._memory.put(f"{self.base_url} {self._capabilities.model}", value)
+            value = to_json(self._capabilities, fingerprint=self._server.fingerprint, at=self._probed_at)
+            self._memory.put(self._memory_key(self._capabilities.model), value)
 
     async def ping(self) -> None:
         """See `VisionEndpoint.ping`."""

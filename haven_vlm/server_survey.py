@@ -214,7 +214,8 @@ async def _llama_cpp(transport: Transport, models: list[Model], _: str, fail: _F
 async def _ollama(transport: Transport, models: list[Model], wanted: str, _: _Fail) -> list[Model]:
     running = await look(transport, f"{transport.root_url}/api/ps")
     listed = running.data.get("models") if isinstance(running.data, Mapping) else None
-    loaded = {str(m.get("model") or m.get("name")) for m in listed or [] if isinstance(m, Mapping)}
+    listed = listed if isinstance(listed, list) else []
+    loaded = {str(m.get("model") or m.get("name")) for m in listed if isinstance(m, Mapping)}
     asked_for = {wanted, f"{wanted}:latest"} if wanted else {m.id for m in models}
     result: list[Model] = []
     for model in models:
@@ -247,11 +248,11 @@ def _lm_studio_model(entry: Mapping[object, object]) -> Iterable[Model]:
     able, instances = entry.get("capabilities"), entry.get("loaded_instances")
     running = [i for i in instances if isinstance(i, Mapping)] if isinstance(instances, list) else []
     sees = able.get("vision") if isinstance(able, Mapping) else None
-    reasoning = able.get("reasoning") if isinstance(able, Mapping) else None
+    thinks = bool(able["reasoning"]) if isinstance(able, Mapping) and "reasoning" in able else None
     configs = [c for i in running if isinstance(c := i.get("config"), Mapping)]
     parallel = next((p for c in configs if (p := _positive(c.get("parallel"))) is not None), None)
     for name in {str(entry.get("key")), *(str(i.get("id")) for i in running)}:
-        yield Model(name, sees if isinstance(sees, bool) else None, bool(running), bool(reasoning), parallel)
+        yield Model(name, sees if isinstance(sees, bool) else None, bool(running), thinks, parallel)
 
 
 async def _koboldcpp(transport: Transport, models: list[Model], _: str, __: _Fail) -> list[Model]:
