@@ -1,0 +1,145 @@
+"""Opening a video, by path or from Stash's stream, and saying in a sentence why it cannot be opened.
+
+This is where PyAV's errors become ours: what keeps us from the file is `MediaUnreachable`, what is wrong with it
+`MediaUnreadable`. No address and no header of a stream ever gets into a message.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from haven_vlm.errors import MediaError, MediaUnreachable, MediaUnreadable
+
+MAX_PIXELS = 16384 * 8192
+"""Larger pictures are taken for damage: a few wrong bits in a header must not cost gigabytes."""
+
+_PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp"})
+
+av.logging.set_level(None)  # FFmpeg's chatter would land on stderr, which Stash reads as our log
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the bytes of a video are: a path of this machine, or an http address with the headers it wants."""
+
+    target: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_stream(self) -> bool:
+        return self.target.startswith(("http://", "https://"))
+
+    @property
+    def title(self) -> str:
+        """For the beginning of a sentence."""
+        return self.label[:1].upper() + self.label[1:]
+
+    @property
+    def label(self) -> str:
+        """For messages: the path, or words that tell nothing of the address."""
+        return "Stash's stream of the file" if self.is_stream else f"“{self.target}”"
+
+
+def open_container(location: Location, timeout: tuple[float, float]) -> InputContainer:
+    options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    target = f"file:{location.target}"  # a name such as “concat:x” shall mean a file
+    if location.is_stream:
+        options |= {
+            "protocol_whitelist": "http,https,tcp,tls",
+            "headers": "".join(f"{name}: {value}\r\n" for name, value in location.headers.items()),
+            "max_redirects": "0",  # headers that log in would go along to wherever a redirect points
+            "icy": "0",
+        }
+        target = location.target
+    elif (refusal := _unreachable_path(location.target)) is not None:
+        raise refusal
+    with _translated(location):
+        container = av.open(target, options=options, timeout=timeout, metadata_errors="replace")
+    if container.format.name in _PLAYLISTS:
+        container.close()
+        raise MediaUnreadable(f"{location.title} is a playlist, not a video.")
+    return container
+
+
+def _unreachable_path(path: str) -> MediaError | None:
+    try:
+        size = os.stat(path).st_size
+        if os.path.isdir(path):
+            return MediaUnreachable(f"“{path}” is a folder, not a video file.")
+        if size == 0:
+            return MediaUnreadable(f"“{path}” is empty: the file has 0 bytes.")
+    except (FileNotFoundError, NotADirectoryError):
+        return MediaUnreachable(f"“{path}” is not there. If Stash sees it under another path, set path_mutation.")
+    except PermissionError:
+        return MediaUnreachable(f"“{path}” may not be read by this user: permission denied.")
+    except (OSError, ValueError) as exc:
+        return MediaUnreachable(f"“{path}” cannot be reached: {_reason(exc)}.")
+    return None
+
+
+@contextmanager
+def _translated(location: Location) -> Iterator[None]:
+    """Turn PyAV's errors on opening into ours; `from None`, as theirs hold the address of a stream."""
+    name = location.title
+    try:
+        yield
+    except av.error.HTTPUnauthorizedError:
+        raise MediaUnreachable(f"{name} wants a login that we do not have (HTTP 401).") from None
+    except av.error.HTTPForbiddenError:
+        raise MediaUnreachable(f"{name} is not allowed to us (HTTP 403).") from None
+    except av.error.HTTPNotFoundError:
+        raise MediaUnreachable(f"{name} is not there (HTTP 404).") from None
+    except (av.error.HTTPError, av.error.HTTPClientError) as exc:
+        raise MediaUnreachable(f"{name} was refused: {_reason(exc)}.") from None
+    except (av.error.ExitError, TimeoutError):
+        raise MediaUnreachable(f"{name} did not answer in time.") from None
+    except PermissionError:
+        raise MediaUnreachable(f"{name} may not be read by this user: permission denied.") from None
+    except OSError as exc:
+        raise MediaUnreachable(f"{name} cannot be reached: {_reason(exc)}.") from None
+    except (av.error.FFmpegError, ValueError, MemoryError):
+        why = "" if location.is_stream else _what_it_is_instead(location.target)
+        raise MediaUnreadable(f"{name} {why or 'is not a video, or its beginning is damaged'}.") from None
+
+
+def _what_it_is_instead(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return ""
+    if head[4:8] == b"ftyp":
+        return "is an MP4 whose index (moov) is missing or damaged: the recording or copy was cut off"
+    if not any(byte < 9 or 13 < byte < 32 for byte in head):
+        return "holds text, not a video"
+    if not any(head):
+        return "holds nothing but zeros: the download or copy was not finished"
+    return ""
+
+
+def first_picture_track(container: InputContainer, location: Location) -> VideoStream:
+    name = location.title
+    aside = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    tracks = [s for s in container.streams.video if not s.disposition & aside]
+    if not tracks:
+        if container.streams.video:
+            raise MediaUnreadable(f"{name} has no video stream, only a cover picture.")
+        has_sound = bool(container.streams.audio)
+        raise MediaUnreadable(f"{name} has no video stream{', only sound' if has_sound else ''}.")
+    track = next((s for s in tracks if getattr(s, "codec_context", None) is not None), None)
+    if track is None:
+        raise MediaUnreadable(f"{name} is in a format that this installation of PyAV cannot decode.")
+    return track
+
+
+def _reason(exc: BaseException) -> str:
+    """What the system says, without any file name."""
+    return str(getattr(exc, "strerror", None) or type(exc).__name__).rstrip(".").lower()
