@@ -11,6 +11,7 @@ from graphql import (
     DocumentNode,
     ExecutionResult,
     GraphQLError,
+    GraphQLInputObjectType,
     GraphQLObjectType,
     GraphQLSchema,
     GraphQLSyntaxError,
@@ -175,9 +176,21 @@ def _error(message: str) -> Row:
     return {"message": message, "extensions": {"code": "GRAPHQL_VALIDATION_FAILED"}}
 
 
+def _worded(message: str) -> str:
+    """The message as Stash's GraphQL library words it, where clients may look for it."""
+    if found := re.match(r'Expected value of type "(\w+)" not to include unknown field "(\w+)"', message):
+        return f'Field "{found[2]}" is not defined by type "{found[1]}".'
+    if found := re.match(r'Expected value of type "(\w+)" to include required field "(\w+)"', message):
+        input_type = schema().type_map[found[1]]
+        assert isinstance(input_type, GraphQLInputObjectType)
+        wanted = input_type.fields[found[2]].type
+        return f'Field "{found[1]}.{found[2]}" of required type "{wanted}" was not provided.'
+    return message
+
+
 def _refusal(error: GraphQLError, code: str) -> Row:
     places = [{"line": place.line, "column": place.column} for place in error.locations or []]
-    message = re.sub(r"'([^']*)'", r'"\1"', error.message)
+    message = _worded(re.sub(r"'([^']*)'", r'"\1"', error.message))
     if code == "GRAPHQL_PARSE_FAILED":
         message = message.removeprefix("Syntax Error: ").removesuffix(".")
     return {"message": message, "locations": places, "extensions": {"code": code}}

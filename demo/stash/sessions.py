@@ -42,7 +42,7 @@ class Sessions:
 
     def issue(self, session: Session) -> str:
         """A cookie value, valid from now."""
-        body = json.dumps({"user": session.user, "hooks": session.visited_hooks, "at": self._clock()})
+        body = json.dumps({"user": session.user, "hooks": session.visited_hooks, "at": int(self._clock())})
         text = base64.urlsafe_b64encode(body.encode()).decode()
         return f"{text}-{self._signature(text)}"
 
@@ -53,7 +53,7 @@ class Sessions:
             return None
         body = json.loads(base64.urlsafe_b64decode(text))
         lifetime = self._settings.max_session_age_s
-        if lifetime and self._clock() - body["at"] > lifetime:
+        if lifetime and body["at"] < int(self._clock()) - lifetime:
             return None
         return Session(body["user"], tuple(body["hooks"]))
 
