@@ -24,6 +24,7 @@ from haven_vlm import stash_writes
 from haven_vlm.errors import StashError, StashRefused, StashUnauthorized, StashUnavailable
 from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium, TagRef
 from haven_vlm.own_thread import OwnThread
+from haven_vlm.ports import MediaFilter
 from haven_vlm.stash_address import StashConnection
 from haven_vlm.stash_faults import PATIENCE_S, Patience, Reply
 from haven_vlm.stash_queries import (
@@ -398,6 +399,28 @@ class StashLibrary:
 
         return await self._do(find)
 
+    async def media(self, kind: Kind, ids: Sequence[str]) -> dict[str, Medium]:
+        """Those of these media that exist, in few round trips."""
+        return await self._do(
+            lambda client: stash_writes.media(client, kind, ids, zip_objects=client.zip_objects),
+        )
+
+    async def find_ids(self, wanted: MediaFilter) -> list[str]:
+        """Ids of all media that fit, in the order wanted.
+
+        Raises:
+            ValueError: no criterion at all; that would be the whole library.
+            StashRefused: Stash does not know the sort or a criterion.
+        """
+        if not wanted.criteria:
+            raise ValueError("a filter without a criterion would match the whole library")
+        order = {"per_page": -1, "sort": wanted.sort, "direction": "DESC" if wanted.descending else "ASC"}
+        return await self._do(lambda client: _list(client, wanted.kind, wanted.criteria, order))
+
+    async def find_studios(self, names: Collection[str]) -> dict[str, str]:
+        """Name or alias of a studio → its id; names without one are left out. Letter case is ignored."""
+        return await self._do(lambda client: stash_writes.find_studios(client, names))
+
     async def add_tags(self, kind: Kind, ids: Sequence[str], tag_ids: Collection[str]) -> None:
         """Add tags to media; those already there stay.
 
@@ -453,8 +476,18 @@ class StashLibrary:
         route = f"scene/{medium_id}/stream" if kind is Kind.SCENE else f"image/{medium_id}/image"
         return f"{self.connection.base_url}/{route}", self._client.transport.auth_headers()
 
+    def thumbnail_url(self, image_id: str) -> tuple[str, dict[str, str]]:
+        """Address of Stash's small copy of an image, made when it is asked for; and headers, as `stream_url`.
 
-def _list(client: StashClient, kind: Kind, wanted: Mapping[str, object]) -> list[str]:
+        When Stash cannot make one it serves the image itself, or a drawing that stands for it.
+        """
+        url, headers = self.stream_url(Kind.IMAGE, image_id)
+        return url.removesuffix("/image") + "/thumbnail", headers
+
+
+def _list(
+    client: StashClient, kind: Kind, wanted: Mapping[str, object], order: Mapping[str, object] = ALL_BY_ID
+) -> list[str]:
     # fresh dictionaries: the library writes into those it is given, and into its defaults
-    rows = getattr(client, _LISTS[kind])(f=dict(wanted), filter=dict(ALL_BY_ID), fragment="id")
+    rows = getattr(client, _LISTS[kind])(f=dict(wanted), filter=dict(order), fragment="id")
     return [str(row["id"]) for row in rows]

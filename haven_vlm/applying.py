@@ -93,7 +93,9 @@ class Applier:
         BusyError: another run works on this medium.
     """
 
-    def __init__(self, gateway: StashGateway, journal: Journal) -> None:
+    def __init__(self, gateway: StashGateway, journal: Journal, *, tag_by_tag: bool = False) -> None:
+        """`tag_by_tag`: each tag is a step of its own, so that many media share the request for it."""
+        self._tag_by_tag = tag_by_tag
         self._gateway = gateway
         self._journal = journal
         self._store = journal.ownership
@@ -229,6 +231,8 @@ class Applier:
                 await close()
                 return applied
             steps = next_steps(await planner(now, ours))
+            if self._tag_by_tag:
+                steps = tuple(single for step in steps for single in _tag_by_tag(step))
             if not steps:
                 await close()
                 return applied
@@ -329,6 +333,13 @@ def next_steps(plan: WritePlan) -> tuple[Step, ...]:
     """
     adding = tuple(step for step in plan.writes if step.action is not Action.DESTROY_MARKERS)
     return adding or plan.writes or (() if plan.last is None else (plan.last,))
+
+
+def _tag_by_tag(step: Step) -> tuple[Step, ...]:
+    """An adding step as one step for each tag. All media take the tags in one order, so that they meet at each."""
+    if step.action is not Action.ADD_TAGS:
+        return (step,)
+    return tuple(Step(Action.ADD_TAGS, tags=(tag,)) for tag in sorted(step.tags, key=lambda t: t.tag_id))
 
 
 def what_was_done(step: Step, tag_ids: frozenset[str], unowned: list[Marker], standing: list[Marker]) -> Done:

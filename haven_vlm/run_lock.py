@@ -122,8 +122,19 @@ def is_held(path: Path) -> bool:
     return False
 
 
+IMAGES_PER_CLAIM = 1000
+"""Images are claimed by the thousand: a run writes to hundreds at once, and each claim is an open file."""
+
+
+def _name(kind: Kind, medium_id: str) -> str:
+    if kind is Kind.IMAGE and medium_id.isdecimal():
+        return f"images-{int(medium_id) // IMAGES_PER_CLAIM}"
+    return f"{kind.value}-{re.sub('[^0-9A-Za-z]', '_', medium_id)}"
+
+
 class Claims:
-    """Media this process works on: one locked file each, so that no two runs ever write to the same medium.
+    """Media this process works on: a locked file for each (for images: each thousand of them), so that no two runs
+    ever write to the same medium.
 
     A run that meets a medium claimed by another one leaves it out. Claims of a dead process are void at once.
 
@@ -143,7 +154,7 @@ class Claims:
         Raises:
             LedgerError: no lock files can be made.
         """
-        name = f"{kind.value}-{re.sub('[^0-9A-Za-z]', '_', medium_id)}"
+        name = _name(kind, medium_id)
         ours = await self._take(name)
         try:
             yield ours

@@ -70,6 +70,40 @@ def bulk_update(kind: Kind) -> str:
     return f"mutation HavenTagChange($input: {type_name}!) {{ {field_name}(input: $input) {{ id }} }}"
 
 
+_FINDS = {
+    Kind.SCENE: ("findScenes", "scenes"),
+    Kind.IMAGE: ("findImages", "images"),
+    Kind.GALLERY: ("findGalleries", "galleries"),
+}
+
+
+def media_query(kind: Kind, *, zip_objects: bool) -> str:
+    """Document that fetches media by `ids`, in field `found`, list `rows`; one unknown id fails the whole."""
+    field_name, rows = _FINDS[kind]
+    fields = medium_fields(kind, zip_objects=zip_objects)
+    return f"query HavenMedia($ids: [ID!]) {{ found: {field_name}(ids: $ids) {{ rows: {rows} {{ {fields} }} }} }}"
+
+
+def studio_names_query(names: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Document and variables that look studios up by name or alias, in fields t0, t1, …; compare again."""
+    heads = ", ".join(f"$f{i}: StudioFilterType" for i in range(len(names)))
+    fields = "\n".join(
+        f"  t{i}: findStudios(studio_filter: $f{i}, filter: {{per_page: -1}}) {{ studios {{ id name aliases }} }}"
+        for i in range(len(names))
+    )
+    return f"query HavenStudios({heads}) {{\n{fields}\n}}", _by_name_or_alias(names)
+
+
+def _by_name_or_alias(names: Sequence[str]) -> dict[str, Any]:
+    return {
+        f"f{i}": {
+            "name": {"value": name, "modifier": "EQUALS"},
+            "OR": {"aliases": {"value": name, "modifier": "EQUALS"}},
+        }
+        for i, name in enumerate(names)
+    }
+
+
 _CREATES = re.compile(r"^\s*mutation\b.*?\b\w+Create\s*\(", re.DOTALL)
 
 
@@ -91,14 +125,7 @@ def tag_names_query(names: Sequence[str]) -> tuple[str, dict[str, Any]]:
         f"  t{i}: findTags(tag_filter: $f{i}, filter: {{per_page: -1}}) {{ tags {{ {TAG} }} }}"
         for i in range(len(names))
     )
-    variables = {
-        f"f{i}": {
-            "name": {"value": name, "modifier": "EQUALS"},
-            "OR": {"aliases": {"value": name, "modifier": "EQUALS"}},
-        }
-        for i, name in enumerate(names)
-    }
-    return f"query HavenTagNames({heads}) {{\n{fields}\n}}", variables
+    return f"query HavenTagNames({heads}) {{\n{fields}\n}}", _by_name_or_alias(names)
 
 
 _COUNTS = (

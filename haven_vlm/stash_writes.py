@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from haven_vlm.errors import PartialWrite, StashError, StashGone, StashRefused, StashUnavailable
-from haven_vlm.facts import Kind, Marker, MarkerDraft, TagRef
+from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium, TagRef
 from haven_vlm.stash_faults import NotSent, Patience, Reply, chunked, missing_id
 from haven_vlm.stash_queries import (
     MARKERS_BY_ID,
@@ -29,6 +29,9 @@ from haven_vlm.stash_queries import (
     is_unused,
     marker_of,
     markers_create,
+    media_query,
+    medium_of,
+    studio_names_query,
     tag_names_query,
     tag_of,
     tags_by_id_query,
@@ -39,7 +42,10 @@ log = logging.getLogger(__name__)
 MARKERS_PER_DOCUMENT = 25
 MEDIA_PER_UPDATE = 25
 """Hooks of other plugins run for every medium of an update before Stash replies: keep a request short."""
+IMAGES_PER_UPDATE = 100
+"""Images are many, and few plugins hook them."""
 NAMES_PER_QUERY = 50
+MEDIA_PER_QUERY = 100
 
 
 class Talk(Protocol):
@@ -160,6 +166,42 @@ def destroy_tags(talk: Talk, ids: Sequence[str]) -> None:
             _one_by_one(talk, TAGS_DESTROY, piece)
 
 
+# --- media ----------------------------------------------------------------------------------------------------
+
+
+def media(talk: Talk, kind: Kind, ids: Collection[str], *, zip_objects: bool) -> dict[str, Medium]:
+    """Those of the media that exist. Stash fails for the first unknown id, so that is dropped and the rest asked for
+    again."""
+    found: dict[str, Medium] = {}
+    document = media_query(kind, zip_objects=zip_objects)
+    for piece in chunked([i for i in dict.fromkeys(ids) if is_id(i)], MEDIA_PER_QUERY):
+        while piece:
+            try:
+                rows = talk.run(document, {"ids": piece}).data["found"]["rows"]
+            except StashGone as exc:
+                unknown = missing_id(exc)
+                if unknown not in piece:
+                    raise
+                piece.remove(unknown)
+            else:
+                found |= {str(row["id"]): medium_of(kind, row) for row in rows}
+                break
+    return found
+
+
+def find_studios(talk: Talk, names: Collection[str]) -> dict[str, str]:
+    """Name as asked → id of the studio of that name, else of the oldest one that has it as an alias."""
+    found: dict[str, str] = {}
+    for piece in chunked(list(dict.fromkeys(n for n in names if n.strip())), NAMES_PER_QUERY):
+        data = talk.run(*studio_names_query([name.strip() for name in piece])).data
+        for number, name in enumerate(piece):
+            rows = data[f"t{number}"]["studios"]
+            studios = [TagRef(str(row["id"]), row["name"], tuple(row.get("aliases") or ())) for row in rows]
+            if (studio := best_tag(name, studios)) is not None:
+                found[name] = studio.id
+    return found
+
+
 # --- tags of media --------------------------------------------------------------------------------------------
 
 
@@ -177,7 +219,7 @@ def change_tags(talk: Talk, kind: Kind, ids: Sequence[str], tag_ids: Collection[
     if strange := [i for i in (*media, *tags) if not is_id(i)]:
         raise StashGone(f"no such id in Stash: {', '.join(strange)}", ids=tuple(strange))
     gone: list[str] = []
-    for piece in chunked(media, MEDIA_PER_UPDATE):
+    for piece in chunked(media, IMAGES_PER_UPDATE if kind is Kind.IMAGE else MEDIA_PER_UPDATE):
         try:
             talk.run(bulk_update(kind), _change(piece, tags, mode))
         except StashGone:
