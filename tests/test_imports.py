@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ROWS: dict[str, int] = {
     "haven_vlm": 0, "haven_vlm.errors": 0, "haven_vlm.facts": 0, "haven_vlm_utility": 0,
+    "haven_vlm.likeness": 0, "haven_vlm.spans": 1, "haven_vlm.refinement": 1, "haven_vlm.shots": 1,
+    "haven_vlm.sampling": 2, "haven_vlm.timeline": 2,
     "haven_vlm.ports": 1, "haven_vlm.settings": 1, "haven_vlm.prompts": 1, "haven_vlm.progress": 1,
     "haven_vlm.own_thread": 1, "haven_vlm.stash_address": 1, "haven_vlm.stash_faults": 1, "haven_vlm.stash_queries": 1,
     "haven_vlm_config": 2, "haven_vlm.bootstrap": 2,

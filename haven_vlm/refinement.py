@@ -1,0 +1,448 @@
+"""The search for the ends of spans: which moments are still worth a question, given the answers so far. Pure.
+
+What is wanted follows from the answers alone, step by step: fixed moments (anchors) first; where a tag is seen in one
+anchor only, votes beside it; where believed anchors differ, halving of the stretch between them. Each step looks only
+at answers that the steps before it asked for, so the moments asked in the end do not depend on the order in which
+answers arrive, and a run can be replayed from the ledger.
+
+Cost: a boundary between two anchors takes at most log2(distance / tolerance) questions, rounded up; tags that change
+together share them. A vote takes the place of one halving: the stretch left over then may be up to twice the tolerance
+wide, and its middle is still no further from the truth than the tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from haven_vlm.facts import Sample
+
+VOTE_MS = 400
+"""Distance of a vote from the flip it is about: two of three frames within 0.8 s decide."""
+
+HYSTERESIS = 0.8
+"""Below this share of its threshold a tag counts as gone; in between, it is what it was before."""
+
+WINDOW_MS = 4000
+"""Stretches up to this length are worth decoding in one go, all steps of the search at once."""
+
+CUT_MARGIN_MS = 200
+"""Distance from a cut at which a frame surely belongs to its side of it."""
+
+Tags = frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A moment that is always looked at."""
+
+    at_ms: int
+    instead_ms: int
+    """Asked once when this moment cannot be analysed but its neighbourhood can."""
+    votes_ms: tuple[int, ...]
+    """Where to look when a tag flips here and in neither neighbour; the first agreeing vote decides for the flip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a boundary is, and how exactly it is wanted."""
+
+    tolerance_ms: int
+    """A boundary may be this far from the truth."""
+    thresholds: Mapping[str, float]
+    """Tag → confidence from which it counts; other tags do not matter."""
+    gaps_ms: Mapping[str, int]
+    """Tag → pause up to which two of its spans are one anyway: its ends are not worth a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A moment worth a question."""
+
+    at_ms: int
+    step: int
+    """Depth of the search: steps of lower number come first when questions are scarce."""
+    gain: int
+    """Milliseconds of doubt that the answer halves, for all tags together."""
+    maybe: tuple[int, ...] = ()
+    """Moments close by that will be wanted next, depending on the answer."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the search stands."""
+
+    wanted: dict[int, Probe] = field(default_factory=dict)
+    ahead: int = 0
+    """Further questions that the stretches under way will take at most."""
+    settled: int = 0
+    """Stretches between anchors of which all neighbours are known."""
+    extra: int = 0
+    """Questions beyond the anchors asked for so far, answered or not."""
+
+    def want(self, probe: Probe) -> None:
+        """Ask for a moment; what several tags want is wanted more."""
+        known = self.wanted.get(probe.at_ms)
+        if known is not None:
+            maybe = tuple(dict.fromkeys(known.maybe + probe.maybe))
+            probe = Probe(probe.at_ms, min(known.step, probe.step), known.gain + probe.gain, maybe)
+        self.wanted[probe.at_ms] = probe
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one answer says: tags that are there, and tags that may be."""
+
+    there: Tags
+    unclear: Tags = frozenset()
+
+
+_FAILED = _Look(frozenset())
+"""Seen, and not analysed; told apart by identity."""
+
+_NEITHER: Tags = frozenset()
+
+
+class Search:
+    """A search over fixed anchors. Holds no state but a memory of how answers were read."""
+
+    def __init__(self, anchors: Sequence[Anchor], rules: Rules, *, cuts_ms: Sequence[int] = (), votes: bool = True):
+        """Prepare.
+
+        Args:
+            anchors: ascending by time.
+            cuts_ms: moments, ascending, at which tags are likely to change; tried before halving.
+            votes: False: look at the anchors only.
+        """
+        self.anchors = tuple(anchors)
+        self.rules = rules
+        self.cuts_ms = tuple(cuts_ms)
+        self.beyond_anchors = votes
+        self._read: dict[int, tuple[Sample, _Look]] = {}
+
+    def progress(self, seen: Mapping[int, Sample]) -> Progress:
+        """What the answers so far leave to be asked."""
+        return _Derivation(self, seen).run()
+
+    def look(self, sample: Sample) -> _Look:
+        """Read one answer: names above their threshold, and names only a little below it."""
+        known = self._read.get(sample.at_ms)
+        if known is not None and known[0] is sample:
+            return known[1]
+        if not sample.outcome.analysed:
+            look = _FAILED
+        elif not sample.tags:
+            look = _Look(_NEITHER)
+        else:
+            thresholds = self.rules.thresholds
+            there, unclear = [], []
+            for tag, confidence in sample.tags.items():
+                if (threshold := thresholds.get(tag)) is None:
+                    continue
+                if confidence >= threshold:
+                    there.append(tag)
+                elif confidence >= threshold * HYSTERESIS:
+                    unclear.append(tag)
+            look = _Look(frozenset(there), frozenset(unclear))
+        self._read[sample.at_ms] = sample, look
+        return look
+
+
+class _Derivation:
+    """One walk through the answers."""
+
+    def __init__(self, search: Search, seen: Mapping[int, Sample]) -> None:
+        self._search = search
+        self._rules = search.rules
+        self._tolerance = search.rules.tolerance_ms
+        self._seen = seen
+        self._out = Progress()
+        self._live: list[Anchor] = []
+        self._at: list[int] = []
+        self._there: list[Tags | None] = []
+        """Tags at each live anchor; None: not known yet."""
+        self._derived: set[int] = set()
+        self._votes: dict[tuple[int, str], list[int]] = {}
+        """Index of a live anchor and tag → moments of the votes about its flip."""
+
+    def run(self) -> Progress:
+        self._anchors()
+        if self._search.beyond_anchors and len(self._live) > 1:
+            believed = [self._believed(i) for i in range(len(self._live))]
+            for i in range(len(self._live) - 1):
+                self._stretch(i, believed)
+        self._out.extra = len(self._derived)
+        return self._out
+
+    # --- anchors ---
+
+    def _anchors(self) -> None:
+        anchors = self._search.anchors
+        looks = [self._answer(a.at_ms) for a in anchors]
+        before: Tags | None = _NEITHER
+        for i, (anchor, look) in enumerate(zip(anchors, looks, strict=True)):
+            at_ms = anchor.at_ms
+            if look is None:
+                self._out.want(Probe(at_ms, 0, 0))
+            elif look is _FAILED:
+                sides = [looks[j] for j in (i - 1, i + 1) if 0 <= j < len(anchors)]
+                at_ms = anchor.instead_ms
+                if any(s is not None and s is not _FAILED for s in sides) and at_ms != anchor.at_ms:
+                    look = self._ask(at_ms, step=1, gain=0)
+                elif any(s is None for s in sides):
+                    look = None
+                if look is _FAILED:
+                    continue
+            there = None
+            if look is not None and not (look.unclear and before is None):
+                there = look.there | (look.unclear & before) if look.unclear and before is not None else look.there
+            self._live.append(anchor)
+            self._at.append(at_ms)
+            self._there.append(there)
+            before = there
+
+    def _believed(self, i: int) -> Tags | None:
+        """The tags at an anchor, lone flips only with the votes of their neighbourhood; None: not known yet."""
+        last = len(self._live) - 1
+        here = self._there[i]
+        left = self._there[i - 1] if i else _NEITHER
+        right = self._there[i + 1] if i < last else _NEITHER
+        if here is None or left is None or right is None:
+            return None
+        flips = (here ^ left) & (here ^ right)
+        if 0 < i < last:
+            distance = self._at[i + 1] - self._at[i - 1]
+            longest = max(self._at[i + 1] - self._at[i], self._at[i] - self._at[i - 1])
+        else:
+            distance = longest = self._at[1] - self._at[0] if not i else self._at[last] - self._at[last - 1]
+        pending = False
+        for tag in sorted(flips):
+            there = tag in here
+            if not there and distance <= self._rules.gaps_ms.get(tag, 0):
+                here |= {tag}  # a pause that short is none
+            elif longest > self._tolerance:
+                verdict = self._vote(i, tag, there, longest)
+                if verdict is None:
+                    pending = True
+                elif not verdict:
+                    here ^= {tag}
+        return None if pending else here
+
+    def _vote(self, i: int, tag: str, there: bool, doubt: int) -> bool | None:
+        """Whether a lone flip is confirmed by one of its votes; None: not known yet."""
+        low = self._at[i - 1] if i else -1
+        high = self._at[i + 1] if i + 1 < len(self._at) else math.inf
+        asked = self._votes.setdefault((i, tag), [])
+        places = [v for v in self._live[i].votes_ms if low < v < high and v != self._at[i]]
+        for turn, at_ms in enumerate(places):
+            asked.append(at_ms)
+            look = self._ask(at_ms, step=2 + turn, gain=doubt, maybe=tuple(places[turn + 1 :]))
+            if look is None:
+                return None
+            if look is not _FAILED and (tag in look.there) == there:
+                return True
+        return not places
+
+    # --- stretches between anchors ---
+
+    def _stretch(self, i: int, believed: Sequence[Tags | None]) -> None:
+        left, right = believed[i], believed[i + 1]
+        if left is None or right is None:
+            return
+        self._out.settled += 1
+        low, high = self._at[i], self._at[i + 1]
+        if high - low <= self._tolerance:
+            return
+        asked: list[int] = []
+        differing = left ^ right
+        settled = True
+        for tag in sorted(differing):
+            joined = self._joined(i, tag, believed)
+            if joined is None:
+                settled = False
+            elif not joined:
+                settled &= self._boundary(i, tag, tag in left, asked)
+        if settled and asked and high - low > 4 * self._tolerance:
+            self._chase(low, high, left, differing, asked)
+
+    def _joined(self, i: int, tag: str, believed: Sequence[Tags | None]) -> bool | None:
+        """Whether the tag is there again so soon that this boundary vanishes anyway; None: not known yet."""
+        gap = self._rules.gaps_ms.get(tag, 0)
+        here = believed[i]
+        assert here is not None
+        if tag in here:
+            others: Iterator[int] = iter(range(i + 2, len(believed)))
+            edge = self._at[i]
+        else:
+            others = iter(range(i - 1, -1, -1))
+            edge = self._at[i + 1]
+        for j in others:
+            if abs(self._at[j] - edge) > gap:
+                return False
+            there = believed[j]
+            if there is None:
+                return None
+            if tag in there:
+                return True
+        return False
+
+    def _boundary(self, i: int, tag: str, there: bool, asked: list[int]) -> bool:
+        """Search the boundary of a tag between two anchors; True: found as exactly as it is wanted."""
+        low, high = self._at[i], self._at[i + 1]
+        steps = self._steps(high - low)
+        narrowed = (low, high)
+        for vote in sorted(self._own_votes(i, tag) + self._own_votes(i + 1, tag)):
+            if not low < vote < high:
+                continue
+            steps -= 1
+            look = self._answer(vote)
+            if look is None or look is _FAILED:
+                continue
+            asked.append(vote)
+            if narrowed[0] < vote < narrowed[1]:
+                narrowed = (vote, narrowed[1]) if (tag in look.there) == there else (narrowed[0], vote)
+        steps += self._spared(i, tag, high) + self._spared(i + 1, tag, low)
+        return self._halve(tag, there, *narrowed, steps=steps, step=4, asked=asked)
+
+    def _own_votes(self, i: int, tag: str) -> list[int]:
+        return self._votes.get((i, tag), [])
+
+    def _spared(self, i: int, tag: str, far: int) -> int:
+        """Steps that the other side of a lone anchor needs no more, since its vote was next to the anchor already."""
+        votes = self._own_votes(i, tag)
+        if len(votes) < 2 or (votes[0] > self._at[i]) == (far > self._at[i]):
+            return 0
+        beyond = i + 1 if votes[0] > self._at[i] else i - 1
+        if not 0 <= beyond < len(self._at) or abs(votes[0] - self._at[i]) > self._tolerance:
+            return 0
+        return max(0, self._steps(abs(self._at[beyond] - self._at[i])) - 1)
+
+    def _steps(self, width_ms: int) -> int:
+        """Halvings that make a stretch as narrow as it is wanted."""
+        return max(0, math.ceil(math.log2(width_ms / self._tolerance))) if width_ms > 0 else 0
+
+    def _halve(self, tag: str, there: bool, low: int, high: int, *, steps: int, step: int, asked: list[int]) -> bool:
+        """Narrow a stretch at whose lower end the tag's presence is `there`, and at whose upper end it is not."""
+        while high - low > self._tolerance:
+            at_ms, certain = self._split(low, high)
+            if not certain:
+                if steps <= 0:
+                    break
+                steps -= 1
+            look = self._ask(at_ms, step=step, gain=high - low, maybe=self._within(low, high, at_ms))
+            if look is _FAILED:  # one more try close by, then the stretch stays as wide as it is
+                at_ms += max(1, (high - at_ms) // 3)
+                look = self._ask(at_ms, step=step + 1, gain=high - low)
+            if look is None:
+                self._out.ahead += max(0, steps)
+                return False
+            if look is _FAILED:
+                break
+            asked.append(at_ms)
+            same = tag in look.unclear or (tag in look.there) == there
+            low, high = (at_ms, high) if same else (low, at_ms)
+            step += 1
+        return True
+
+    def _split(self, low: int, high: int) -> tuple[int, bool]:
+        """Where to look in a stretch, and whether that is at a cut: its side nearest the middle, else halfway."""
+        cuts = self._search.cuts_ms
+        middle = (low + high) // 2
+        if not cuts:
+            return middle, False
+        margin = cut_margin(self._tolerance)
+        first, after = bisect_left(cuts, low), bisect_left(cuts, high)
+        sides = [c + d for c in cuts[first:after] for d in (-margin, margin) if low < c + d < high]
+        if not sides:
+            return middle, False
+        return min(sides, key=lambda s: abs(s - middle)), True
+
+    def _within(self, low: int, high: int, but: int) -> tuple[int, ...]:
+        """All moments that halving a short stretch can lead to."""
+        if high - low > WINDOW_MS:
+            return ()
+        found: list[int] = []
+        stretches = [(low, high)]
+        while stretches and len(found) < 16:
+            a, b = stretches.pop()
+            if b - a > self._tolerance:
+                middle, _ = self._split(a, b)
+                if middle != but:
+                    found.append(middle)
+                stretches += [(a, middle), (middle, b)]
+        return tuple(sorted(found))
+
+    # --- what was found on the way ---
+
+    def _chase(self, low: int, high: int, ends: Tags, differing: Tags, asked: Sequence[int]) -> None:
+        """Search the ends of short spans that lie between two anchors and showed up while another end was sought.
+
+        One generation only: what shows up during this is left to the timeline.
+        """
+        moments = sorted({*asked})
+        looks = [self._answer(m) for m in moments]
+        known = [(m, look) for m, look in zip(moments, looks, strict=True) if look is not None and look is not _FAILED]
+        changing = {tag for _, look in known for tag in (look.there ^ ends) - differing - look.unclear}
+        for tag in sorted(changing):
+            states = [(low, tag in ends), *((m, tag in look.there) for m, look in known), (high, tag in ends)]
+            for first, last in _runs(states, tag not in ends):
+                self._chased(tag, tag not in ends, [m for m, _ in states[first - 1 : last + 2]])
+
+    def _chased(self, tag: str, there: bool, moments: Sequence[int]) -> None:
+        """Vote on and search the ends of a run of moments that differ from the one before and the one after them."""
+        before, first, last, after = moments[0], moments[1], moments[-2], moments[-1]
+        if max(first - before, after - last) <= 2 * self._tolerance:
+            return
+        if not there and after - before <= self._rules.gaps_ms.get(tag, 0):
+            return
+        if first == last:
+            reach = min(VOTE_MS, self._tolerance)
+            for turn, vote in enumerate((first + reach, first - reach)):
+                if not before < vote < after:
+                    continue
+                look = self._ask(vote, step=40 + turn, gain=after - before)
+                if look is None:
+                    return
+                agrees = look is not _FAILED and (tag in look.there) == there
+                if vote > first:
+                    after, last = (after, vote) if agrees else (vote, last)
+                else:
+                    before, first = (before, vote) if agrees else (vote, first)
+                if agrees:
+                    break
+            else:
+                return
+        for a, b, state in ((before, first, not there), (last, after, there)):
+            self._halve(tag, state, a, b, steps=self._steps(b - a), step=42, asked=[])
+
+    # --- answers ---
+
+    def _answer(self, at_ms: int) -> _Look | None:
+        sample = self._seen.get(at_ms)
+        return None if sample is None else self._search.look(sample)
+
+    def _ask(self, at_ms: int, *, step: int, gain: int, maybe: tuple[int, ...] = ()) -> _Look | None:
+        """The answer at a moment; if there is none yet, it is wanted."""
+        look = self._answer(at_ms)
+        self._derived.add(at_ms)
+        if look is None:
+            self._out.want(Probe(at_ms, step, gain, maybe))
+        return look
+
+
+def cut_margin(tolerance_ms: int) -> int:
+    """How far from a cut to look, so that the two sides of it are at most the tolerance apart."""
+    return min(CUT_MARGIN_MS, tolerance_ms // 2)
+
+
+def _runs(states: Sequence[tuple[int, bool]], wanted: bool) -> Iterator[tuple[int, int]]:
+    """First and last index of each run of a state that does not touch the ends."""
+    first = None
+    for i, (_, state) in enumerate(states):
+        if state == wanted and first is None:
+            first = i
+        elif state != wanted and first is not None:
+            yield first, i - 1
+            first = None

@@ -1,0 +1,168 @@
+"""Answers of single frames → tags with their total time, and spans. Pure; applied anew whenever settings change.
+
+    samples ─ decode per tag ─ join across short gaps ─ exclusive groups, implications ─ shortest lengths ─ Findings
+
+Each rule of the settings has one place: `threshold` in `spans.track`, `max_gap` in the joining, `exclusive_groups` and
+`implications` on the joined spans, `min_marker_duration` on what is left, `required_duration` on its total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from haven_vlm.facts import Sample, Span
+from haven_vlm.settings import Settings
+from haven_vlm.spans import decode, merge, stretches, track, within, without
+
+
+@dataclass(frozen=True, slots=True)
+class TagRule:
+    """What makes a span of one tag, in this medium."""
+
+    threshold: float
+    """Confidence, 0 to 1, from which the tag counts in a frame."""
+    max_gap_ms: int
+    """Spans at most this far apart become one."""
+    min_marker_ms: int
+    """Shorter spans get no marker."""
+    required_ms: int
+    """Total time from which the medium gets the tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What makes spans of answers, in this medium."""
+
+    tags: Mapping[str, TagRule]
+    exclusive_groups: tuple[tuple[str, ...], ...] = ()
+    """Groups of tags of which only the surest counts at a time."""
+    implications: Mapping[str, tuple[str, ...]] | None = None
+    """Tag → tags that hold whenever it does."""
+
+    @classmethod
+    def of(cls, settings: Settings, duration_ms: int) -> Rules:
+        """The rules that settings mean for a medium of this length; a tag's own settings win."""
+        rules = {}
+        for tag in settings.tag_list:
+            gap = settings.max_gap if tag.max_gap is None else tag.max_gap
+            marker = settings.min_marker_duration if tag.min_marker_duration is None else tag.min_marker_duration
+            required = settings.required_duration if tag.required_duration is None else tag.required_duration
+            rules[tag.name] = TagRule(
+                threshold=settings.threshold if tag.threshold is None else tag.threshold,
+                max_gap_ms=gap.ms(duration_ms),
+                min_marker_ms=marker.ms(duration_ms),
+                required_ms=min(required.ms(duration_ms), duration_ms),  # a clip of half a second can have tags, too
+            )
+        return cls(rules, settings.exclusive_groups, settings.implications)
+
+
+@dataclass(frozen=True, slots=True)
+class TagTotal:
+    """What a whole medium has of one tag."""
+
+    total_ms: int
+    """Time covered by its spans, short ones included."""
+    confidence: float
+    """Of its surest span, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the answers about one medium come to."""
+
+    tags: Mapping[str, TagTotal]
+    """The tags that the medium gets."""
+    spans: tuple[Span, ...]
+    """The markers it gets: ascending by start, disjoint for each tag."""
+
+
+def conclude(samples: Mapping[int, Sample], duration_ms: int, settings: Settings) -> Findings:
+    """Decide which tags and markers a medium gets.
+
+    Args:
+        samples: time in milliseconds → what became of it; those not analysed carry no evidence.
+        duration_ms: length of the medium; spans never reach beyond it.
+    """
+    rules = Rules.of(settings, duration_ms)
+    found = spans(samples, duration_ms, rules)
+    totals: dict[str, TagTotal] = {}
+    for span in found:
+        before = totals.get(span.tag, TagTotal(0, 0.0))
+        length = span.end_ms - span.start_ms
+        totals[span.tag] = TagTotal(before.total_ms + length, max(before.confidence, span.confidence))
+    return Findings(
+        tags={tag: total for tag, total in totals.items() if total.total_ms >= rules.tags[tag].required_ms},
+        spans=tuple(s for s in found if s.end_ms - s.start_ms >= rules.tags[s.tag].min_marker_ms),
+    )
+
+
+def spans(samples: Mapping[int, Sample], duration_ms: int, rules: Rules) -> list[Span]:
+    """All spans, short ones included: ascending by start, inside the medium, disjoint for each tag."""
+    analysed = [samples[at] for at in sorted(samples) if samples[at].outcome.analysed]
+    if not analysed or duration_ms <= 0:
+        return []
+    named = {tag for sample in analysed for tag in sample.tags}
+    tracks = {tag: track(analysed, tag, rule.threshold) for tag, rule in rules.tags.items() if tag in named}
+    usual = _usual_distance(analysed, duration_ms)
+    by_tag: dict[str, list[Span]] = {}
+    for tag, course in decode(tracks).items():
+        gap = rules.tags[tag].max_gap_ms
+        raw = stretches(tracks[tag], course, duration_ms, reach_ms=max(usual, gap))
+        by_tag[tag] = merge((Span(tag, start, end, confidence) for start, end, confidence in raw), gap)
+    by_tag = _related(by_tag, rules)
+    return sorted((s for found in by_tag.values() for s in found), key=lambda s: (s.start_ms, s.end_ms, s.tag))
+
+
+def _usual_distance(analysed: list[Sample], duration_ms: int) -> int:
+    distances = sorted(b.at_ms - a.at_ms for a, b in pairwise(analysed))
+    return distances[len(distances) * 3 // 4] if distances else duration_ms
+
+
+def _related(by_tag: dict[str, list[Span]], rules: Rules) -> dict[str, list[Span]]:
+    """Apply implications and exclusive groups, so that both hold at every moment.
+
+    What a tag implies gets its time first; then the surest of a group wins; then a tag goes where something that it
+    implies has lost.
+    """
+    implied = _closure(rules.implications or {})
+    for tag, others in implied.items():
+        for other in others:
+            if tag in by_tag:
+                lent = [Span(other, s.start_ms, s.end_ms, s.confidence) for s in by_tag[tag]]
+                by_tag[other] = merge([*by_tag.get(other, []), *lent], 0)
+    for group in rules.exclusive_groups:
+        members = [tag for tag in dict.fromkeys(group) if tag in by_tag]
+        rivals = [(_claim(span, rank), span) for rank, tag in enumerate(members) for span in by_tag[tag]]
+        for rank, tag in enumerate(members):
+            by_tag[tag] = [
+                piece
+                for span in by_tag[tag]
+                for piece in without(span, [r for c, r in rivals if r.tag != tag and c > _claim(span, rank)])
+            ]
+    for tag, others in implied.items():
+        for other in others:
+            if tag in by_tag:
+                by_tag[tag] = within(by_tag[tag], by_tag.get(other, []))
+    return {tag: found for tag, found in by_tag.items() if found}
+
+
+def _claim(span: Span, rank: int) -> tuple[float, int, int]:
+    """Who wins in an exclusive group: higher confidence, else longer, else named earlier."""
+    return span.confidence, span.end_ms - span.start_ms, -rank
+
+
+def _closure(implications: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """Tag → all that follows from it, directly or not, without itself."""
+    closed: dict[str, list[str]] = {}
+    for tag in implications:
+        reached: dict[str, None] = {}
+        ahead = list(implications[tag])
+        while ahead:
+            nearest = ahead.pop()
+            if nearest not in reached and nearest != tag:
+                reached[nearest] = None
+                ahead.extend(implications.get(nearest, ()))
+        closed[tag] = list(reached)
+    return closed
