@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import io
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -44,6 +45,9 @@ STALE_WITHIN_S = 0.25
 """A dead connection says so within a round trip; one that breaks later had a server with the question in hand."""
 
 MAX_REPLY_BYTES = 16 * 2**20
+
+LARGE_BODY_BYTES = 2**20
+"""A larger body goes to the socket in pieces, with other work between them."""
 
 USER_AGENT = "haven-vlm-connector"
 
@@ -237,7 +241,7 @@ class Transport:
         async with session.request(
             method,
             url,
-            data=body,
+            data=io.BytesIO(body) if body is not None and len(body) >= LARGE_BODY_BYTES else body,
             headers=headers,
             timeout=timeout,
             allow_redirects=False,

@@ -48,7 +48,8 @@ def translate(exc: BaseException, *, endpoint: str, url: str, total_timeout_s: f
             return error(EndpointFault.CONNECT, f"the name {host} cannot be resolved", fix)
         case aiohttp.ConnectionTimeoutError():
             message = f"no connection to {where} in time"
-            return error(EndpointFault.CONNECT, message, _fix_connect(host))
+            tls = "If the server has no TLS, write http:// in base_url. " if parts.scheme == "https" else ""
+            return error(EndpointFault.CONNECT, message, tls + _fix_connect(host))
         case aiohttp.ClientConnectorError():
             return error(EndpointFault.CONNECT, f"nobody answers at {where}: {_words(exc)}", _fix_connect(host))
         case TimeoutError():

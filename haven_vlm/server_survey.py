@@ -34,7 +34,7 @@ KNOWN_PORTS: Mapping[int, str] = {
 }
 """Ports on which model servers listen unless told otherwise."""
 
-_CHECKS_NAMES = frozenset({"vllm", "ollama", "lm-studio", "sglang", "mlx-vlm"})
+_LIST_ALL = frozenset({"vllm", "ollama", "lm-studio", "sglang", "mlx-vlm"})
 """Servers that list every model they would answer for; others are asked, and judge names themselves."""
 
 
@@ -62,6 +62,8 @@ class Server:
     """Changes when the server offers other models, or itself is another one."""
     is_remote: bool
     lists_models: bool = True
+    checks_names: bool = False
+    """A name that is not in the list is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,15 @@ async def survey(transport: Transport, *, wanted: str, fail: Callable[[Verdict, 
     details = _DETAILS.get(kind)
     if details is not None:
         models = await details(transport, models, wanted, fail)
-    return Server(kind, tuple(models), _fingerprint(page, entries, models), page.reply.is_remote, page.verdict is None)
+    is_router = kind == "llama.cpp" and any(m.loaded is not None for m in map(_generic, entries))
+    return Server(
+        kind,
+        tuple(models),
+        _fingerprint(page, entries, models),
+        page.reply.is_remote,
+        lists_models=page.verdict is None,
+        checks_names=kind in _LIST_ALL or is_router,
+    )
 
 
 async def _complain(
@@ -197,7 +207,9 @@ async def _llama_cpp(transport: Transport, models: list[Model], _: str, fail: _F
     if page.verdict is not None and page.verdict.fault is EndpointFault.LOADING:
         raise fail(page.verdict, page.reply.status)  # its list of models is there before the model is
     if page.verdict is not None or not isinstance(page.data, Mapping) or len(models) != 1:
-        return models  # a router has many models, and no properties of its own
+        return models
+    if page.data.get("role") == "router":
+        return models  # it has no properties of its own
     modalities, template = page.data.get("modalities"), page.data.get("chat_template")
     vision = modalities.get("vision") if isinstance(modalities, Mapping) else None
     return [
@@ -288,7 +300,7 @@ def choose(server: Server, wanted: str, *, fail: Callable[[Verdict], EndpointErr
     names = [m.id for m in server.models]
     if wanted:
         found = _by_name(server.models, wanted)
-        if found is None and names and server.kind in _CHECKS_NAMES:
+        if found is None and names and server.checks_names:
             raise fail(Verdict(EndpointFault.MODEL, f"there is no model “{wanted}”", fix=nearest(wanted, names)))
         model = found or Model(wanted)
         if found is None and server.kind == "llama.cpp" and len(names) == 1:

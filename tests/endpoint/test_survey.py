@@ -58,6 +58,9 @@ async def test_a_router_of_llama_cpp_has_many_models(stub: Stub, connect: Connec
     ]
     assert (await able(stub, connect, {"data": listed})).model == "b"
     assert (await able(stub, connect, {"data": listed}, model="a")).model == "a"
+    stub.says("/props", {"role": "router"})
+    assert (await able(stub, connect, {"data": listed[:1]})).model == "a"
+    assert (await refused(stub, connect, {"data": listed[:1]}, model="c")).fault is F.MODEL
 
 
 async def test_ollama(stub: Stub, connect: Connect) -> None:
@@ -202,7 +205,7 @@ def test_a_name_is_found_whatever_its_case_and_tag() -> None:
     def fail(verdict: Verdict) -> EndpointError:
         return EndpointError(verdict.message, endpoint="lan", fault=verdict.fault, fix=verdict.fix)
 
-    server = Server("ollama", (Model("LLaVA:latest"), Model("b:latest")), "f", is_remote=False)
+    server = Server("ollama", (Model("LLaVA:latest"), Model("b:latest")), "f", is_remote=False, checks_names=True)
     assert choose(server, "llava:latest", fail=fail).id == "LLaVA:latest"
     assert choose(server, "b", fail=fail).id == "b:latest"
     twins = Server("vllm", (Model("a"), Model("A")), "f", is_remote=False)

@@ -262,6 +262,15 @@ async def test_a_fresh_connection_that_breaks_is_not_tried_again() -> None:
     assert asked == 1
 
 
+async def test_a_large_body_arrives_whole(stub: Stub) -> None:
+    stub.says("/v1/chat/completions", completion(), headers={"Connection": "keep-alive"})
+    body = b'"' + b"x" * 3_000_000 + b'"'
+    async with Transport("lan", stub.base_url) as transport:
+        for _ in range(2):
+            assert (await send(transport, body=body)).status == 200
+    assert [seen == body for *_, seen in stub.seen] == [True, True]
+
+
 async def test_an_answer_that_ends_in_the_middle_is_no_answer() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -401,6 +410,7 @@ async def test_https_to_a_server_without_tls() -> None:
         with pytest.raises(EndpointError) as caught:
             await transport.send("GET", f"{transport.base_url}/models", connect_timeout_s=0.5, total_timeout_s=5)
     assert caught.value.fault in (F.NOT_AN_API, F.CONNECT)
+    assert "write http://" in caught.value.fix
 
 
 async def test_https_to_a_server_that_answers_in_plain_text(stub: Stub) -> None:
