@@ -13,7 +13,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from haven_vlm.errors import MediaUnreachable, MediaUnreadable
-from haven_vlm.opening import MAX_PIXELS, Location, first_picture_track, open_container
+from haven_vlm.location import Location
+from haven_vlm.opening import MAX_PIXELS, first_picture_track, open_container
 
 OPEN_TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 30.0

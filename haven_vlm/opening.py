@@ -7,9 +7,8 @@ This is where PyAV's errors become ours: what keeps us from the file is `MediaUn
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -17,6 +16,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from haven_vlm.errors import MediaError, MediaUnreachable, MediaUnreadable
+from haven_vlm.location import Location
 
 MAX_PIXELS = 16384 * 8192
 """Larger pictures are taken for damage: a few wrong bits in a header must not cost gigabytes."""
@@ -24,28 +24,6 @@ MAX_PIXELS = 16384 * 8192
 _PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp"})
 
 av.logging.set_level(None)  # FFmpeg's chatter would land on stderr, which Stash reads as our log
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where the bytes of a video are: a path of this machine, or an http address with the headers it wants."""
-
-    target: str
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    @property
-    def is_stream(self) -> bool:
-        return self.target.startswith(("http://", "https://"))
-
-    @property
-    def title(self) -> str:
-        """For the beginning of a sentence."""
-        return self.label[:1].upper() + self.label[1:]
-
-    @property
-    def label(self) -> str:
-        """For messages: the path, or words that tell nothing of the address."""
-        return "Stash's stream of the file" if self.is_stream else f"“{self.target}”"
 
 
 def open_container(location: Location, timeout: tuple[float, float]) -> InputContainer:

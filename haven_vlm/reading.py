@@ -21,8 +21,8 @@ from haven_vlm.container import PacketFeed
 from haven_vlm.errors import MediaUnreachable, MediaUnreadable
 from haven_vlm.facts import Frame, Glimpse, VideoInfo
 from haven_vlm.ffmpeg_cli import CliSource, ffmpeg_is_here
+from haven_vlm.location import Location
 from haven_vlm.media import VideoSource
-from haven_vlm.opening import Location
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import FrameSource
 
