@@ -27,6 +27,8 @@ class _Outage:
     local_only: bool
     since: float | None = None
     told: bool = False
+    declared: bool = False
+    """The patience is used up: later work is not made to wait anew."""
     unsettled: int = 0
     """Questions under way, wherever they are."""
 
@@ -63,7 +65,9 @@ class OutageWatch:
     def look(self) -> None:
         """Something changed: begin, end or declare an outage."""
         for outage in (self._all, self._local):
-            if self._demanded(outage) and (error := self._verdict(outage)) is not None:
+            if not self._demanded(outage):
+                outage.since, outage.told = None, False  # patience is for those who wait
+            elif (error := self._verdict(outage)) is not None:
                 self.scheduler.fail(partial(type(error), str(error)), local_only=outage.local_only)
 
     def verdict(self, *, local_only: bool) -> OutageError | None:
@@ -96,7 +100,7 @@ class OutageWatch:
         if any(m.usable and m.proven and (m.local or not outage.local_only) for m in hopeful):
             if outage.told:
                 log.info("endpoints answer again after %s", duration_text(now - (outage.since or now)))
-            outage.since, outage.told = None, False
+            outage.since, outage.told, outage.declared = None, False, False
             return None
         if outage.since is None:
             outage.since = now
@@ -109,7 +113,8 @@ class OutageWatch:
         if any(m.sound and m.leases for m in hopeful):
             return None  # an answer is on its way
         futile = all(m.rest.left_s > self.patience_s - waited_s for m in hopeful)
-        if waited_s >= self.patience_s or futile:
+        if waited_s >= self.patience_s or futile or outage.declared:
+            outage.declared = True
             waited = f" Waited for {duration_text(waited_s)}." if waited_s >= 1 else ""
             return self._error(outage, waited)
         return None

@@ -170,9 +170,14 @@ class Scheduler:
         fit = [s for s in self.fitting(job) if s.usable]
         if any(s.free for s in fit if s.tier is Tier.PRIMARY):
             fit = [s for s in fit if s.tier is not Tier.WHEN_BUSY]
-        if job.last and any(s.name != job.last and s.sound and _soon(s) for s in fit):
+        if not job.failed_at:
+            return fit
+        living = [s for s in fit if s.sound and _soon(s)]
+        if any(s.name != job.last for s in living):
+            living = [s for s in living if s.name != job.last]
             fit = [s for s in fit if s.name != job.last]
-        return fit
+        fewest = min((job.failed_at[s.name] for s in living), default=None)
+        return [s for s in fit if fewest is None or job.failed_at[s.name] <= fewest]
 
     def fitting(self, job: Job) -> list[Station]:
         """Stations that this question may ever go to as things stand, whether they work at the moment or not."""
@@ -198,7 +203,7 @@ class Scheduler:
             if job.slot is None or job.slot.done():
                 self._ready.remove(job)
                 continue
-            plain = not job.picky and not job.last
+            plain = not job.picky and not job.failed_at
             if plain and job.local_only in held:
                 continue
             candidates = self.candidates(job)
@@ -214,7 +219,7 @@ class Scheduler:
                 self._held(soon)
                 if plain:
                     held.add(job.local_only)
-            elif job.last and any(s.free for s in self._stations if s.name == job.last):
+            elif job.failed_at and any(s.free for s in self._stations if job.failed_at[s.name]):
                 self._held(PATIENCE_S)
 
     def second_slot(self, job: Job, asked: Station) -> Lease | None:

@@ -121,26 +121,23 @@ class Settler:
         """One attempt (or a hedged pair); the outcome if that settles it."""
         assert isinstance(lease, MemberLease)
         try:
-            try:
-                if self._hedge:
-                    lease, answer = await self._race(lease, job, course)
-                else:
-                    answer = await self._attempt(lease, job, course)
-            except EndpointError as error:
-                failed = lease.member
-                final = self._failed(lease, error, job, course)
+            if self._hedge:
+                lease, result = await self._race(lease, job, course)
             else:
-                lease.member.succeeded(lease, answer)
-                return self._answered(lease.member, answer, job, course)
+                result = await self._attempt(lease, job, course)
+            if isinstance(result, Answer):
+                lease.member.succeeded(lease, result)
+                return self._answered(lease.member, result, job, course)
+            final = self._failed(lease, result, job, course)
         finally:
             lease.release()
-        if final is None and POLICY[course.failures[-1].error.fault] in (Policy.ENDPOINT, Policy.QUESTION):
-            others = any(s.sound for s in self._scheduler.candidates(job) if s is not failed)
-            if not others:
+        if final is None and POLICY[result.fault] in (Policy.ENDPOINT, Policy.QUESTION):
+            failed = lease.member
+            if not any(s.sound for s in self._scheduler.candidates(job) if s is not failed):
                 await self._sleep(self._backoff.delay_s(course.attempts + course.bounces - 1))
         return final
 
-    async def _attempt(self, lease: MemberLease, job: Job, course: _Course) -> Answer:
+    async def _attempt(self, lease: MemberLease, job: Job, course: _Course) -> Answer | EndpointError:
         member = lease.member
         total_s = member.timeouts.total_s(patient=course.timed_out or course.boosted)
         question = job.question
@@ -154,30 +151,38 @@ class Settler:
                     total_timeout_s=total_s,
                     boosted=course.boosted,
                 )
+        except EndpointError as error:
+            return error
         except TimeoutError:
             if self._closed:
                 raise OutageError("The run is over; the question was dropped.") from None
-            raise EndpointError(
-                f"no answer within {total_s:.0f} s", endpoint=member.name, fault=EndpointFault.TIMEOUT
-            ) from None
+            return EndpointError(f"no answer within {total_s:.0f} s", endpoint=member.name, fault=EndpointFault.TIMEOUT)
         finally:
             lease.deadline = None
             course.spent_s += self._clock() - lease.began_at
 
     # --- a second copy at the end of a run --------------------------------------------------------------------
 
-    async def _race(self, lease: MemberLease, job: Job, course: _Course) -> tuple[MemberLease, Answer]:
-        """As `_attempt`; when it takes long and nothing else is left to do, a second endpoint is asked too."""
+    async def _race(self, lease: MemberLease, job: Job, course: _Course) -> tuple[MemberLease, Answer | EndpointError]:
+        """As `_attempt`; when it takes long and nothing else is left to do, a second endpoint is asked too.
+
+        Returns the lease that counts, still held; any other one is released.
+        """
         runs = {asyncio.ensure_future(self._attempt(lease, job, course)): lease}
         try:
             while True:
                 step_s = max(0.05, lease.member.latencies.percentile(0.95)) if len(runs) == 1 else None
                 done, _ = await asyncio.wait(runs, timeout=step_s, return_when=asyncio.FIRST_COMPLETED)
                 for run in done:
-                    if run.exception() is None or len(runs) == 1:
-                        return runs[run], run.result()
-                    self._lost(runs.pop(run), run.exception())
-                if not done and (other := self._scheduler.second_slot(job, lease.member)) is not None:
+                    result = run.result()
+                    if isinstance(result, Answer) or len(runs) == 1:
+                        return runs.pop(run), result
+                    failed = runs.pop(run)
+                    failed.member.failed(failed, result)
+                    failed.release()
+                if done or list(runs.values()) != [lease]:
+                    continue
+                if (other := self._scheduler.second_slot(job, lease.member)) is not None:
                     assert isinstance(other, MemberLease)
                     runs[asyncio.ensure_future(self._attempt(other, job, course))] = other
         finally:
@@ -185,13 +190,7 @@ class Settler:
                 run.cancel()
             await asyncio.gather(*runs, return_exceptions=True)
             for loser in runs.values():
-                if loser is not lease:
-                    loser.release()
-
-    def _lost(self, lease: MemberLease, error: BaseException | None) -> None:
-        if isinstance(error, EndpointError):
-            lease.member.failed(lease, error)
-        lease.release()
+                loser.release()
 
     # --- what follows from an attempt -------------------------------------------------------------------------
 
@@ -222,8 +221,9 @@ class Settler:
         else:
             course.attempts += 1
         job.last = member.name
+        job.failed_at[member.name] += 1
         course.timed_out |= error.fault is EndpointFault.TIMEOUT
-        if course.poor is not None and course.second_opinion:
+        if course.second_opinion and not self._others(job, member):
             return course.poor
         if self._is_poison(error, policy, course):
             if policy is Policy.ENDPOINT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -97,6 +98,8 @@ class Job:
     local_only: bool
     last: str = ""
     """Endpoint that failed it last: not asked again while another one lives."""
+    failed_at: Counter[str] = field(default_factory=Counter)
+    """How often each endpoint failed it: those that did so less often come first."""
     banned: set[str] = field(default_factory=set)
     """Endpoints that would fail it again the same way."""
     not_model: str = ""
