@@ -155,7 +155,7 @@ class Patience:
             if waited + pause > self.limit_s:
                 return
             if waited < _NOTICE_AFTER_S <= waited + pause:
-                log.warning("Stash does not answer; trying again for up to %s", duration_text(self.limit_s))
+                log.warning("Stash is busy or gone; trying again for up to %s", duration_text(self.limit_s))
             self._sleep(pause)
 
     def run(self, attempt: Callable[[], T], *, repeatable: bool = True) -> T:

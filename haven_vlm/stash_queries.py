@@ -231,6 +231,13 @@ def fold(name: str) -> str:
     return "".join(char.lower() if char.isascii() else char for char in name.strip())
 
 
+def takes_for_equal(asked: str, present: str) -> bool:
+    """Whether Stash, which compares names with SQL LIKE, takes `asked` for the name `present`."""
+    wild = {"_": ".", "%": ".*"}
+    pattern = "".join(wild.get(char) or re.escape(char) for char in fold(asked))
+    return bool(re.fullmatch(pattern, fold(present), re.DOTALL))
+
+
 def best_tag(name: str, candidates: Iterable[TagRef]) -> TagRef | None:
     """The tag that a name means: by name before by alias, by exact spelling before by folded; then the oldest."""
     exact, folded = name.strip(), fold(name)

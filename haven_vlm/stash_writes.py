@@ -35,6 +35,7 @@ from haven_vlm.stash_queries import (
     tag_names_query,
     tag_of,
     tags_by_id_query,
+    takes_for_equal,
 )
 
 log = logging.getLogger(__name__)
@@ -140,17 +141,16 @@ def _clash(name: str, tag: TagRef) -> str:
 
 
 def _lookalike(talk: Talk, name: str) -> str:
-    """Stash compares names with SQL LIKE, in which _ stands for any character: name the tag it stumbled over."""
-    if "_" not in name and "%" not in name:
-        return ""
+    """Name what Stash stumbled over when it takes _ or % in the name for any characters; '' if it is not that."""
     document, variables = tag_names_query([name.strip()])
-    rows = talk.run(document, variables).data["t0"]["tags"]
-    if not rows:
-        return ""
-    return (
-        f"Stash refuses the tag “{name}” because it takes “_” for any character and there is “{rows[0]['name']}”. "
-        "Rename that tag, or choose another name in the settings"
-    )
+    for tag in map(tag_of, talk.run(document, variables).data["t0"]["tags"]):
+        for present in (tag.name, *tag.aliases):
+            if takes_for_equal(name, present):
+                return (
+                    f"Stash refuses the tag “{name}” because it takes “_” and “%” for any characters, and there is "
+                    f"“{present}” already. Rename that one in Stash, or choose another name in the settings"
+                )
+    return ""
 
 
 def destroy_tags(talk: Talk, ids: Sequence[str]) -> None:

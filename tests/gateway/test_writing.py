@@ -51,13 +51,15 @@ async def test_create_a_tag(stash: EmbeddedStash, lib: StashLibrary) -> None:
     [
         ("court", "“Court” exists already"),
         ("hardwood", "“Court” has “hardwood” as an alias"),
-        ("VLM_TagMe", "takes “_” for any character and there is “VLM TagMe”"),
+        ("VLM_TagMe", "there is “VLM TagMe” already. Rename"),
+        ("b_b", "there is “bbb” already"),
         ("  ", "not blank"),
     ],
 )
 async def test_a_clash_is_explained(stash: EmbeddedStash, lib: StashLibrary, name: str, words: str) -> None:
     stash.add_tag("Court", aliases=["Hardwood"])
     stash.add_tag("VLM TagMe")
+    stash.add_tag("Ball", aliases=["bbb"])
     before = stash.snapshot(times=True)
     with pytest.raises(StashRefused, match=words):
         await lib.create_tag(name)
