@@ -157,7 +157,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     from haven_vlm.picture import Preparation
     from haven_vlm.progress import Progress
     from haven_vlm.prompts import build_prompt
-    from haven_vlm.reading import open_video
+    from haven_vlm.reading import VideoReader
     from haven_vlm.sampling import make_sampler
     from haven_vlm.tasks import TASKS, Options, TaskContext
     from haven_vlm_config import load_settings
@@ -208,7 +208,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             make_analyzer=make_analyzer,
             progress=progress,
             preparation=Preparation(max_side_px=settings.image_max_side, jpeg_quality=settings.jpeg_quality),
-            open_video=open_video,
+            open_video=VideoReader,
             data_dir=data_dir,
             mode=call.mode,
             run_id=run_id,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from haven_vlm.applying import Applier
+from haven_vlm.location import Location
 from haven_vlm.errors import (
     BusyError,
     HavenError,
@@ -35,8 +36,8 @@ from haven_vlm_utility import first_error, map_path
 
 log = logging.getLogger(__name__)
 
-OpenVideo = Callable[[str, dict[str, str], Preparation], AbstractAsyncContextManager[FrameReader]]
-"""Path or address, headers for an address, preparation → a reader."""
+OpenVideo = Callable[[Sequence[Location], Preparation], AbstractAsyncContextManager[FrameReader]]
+"""Where the bytes are, best first; preparation → a reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,28 +174,24 @@ class VideoRun:
         """Open the scene's file by its path here, else through Stash's own stream.
 
         Raises:
-            MediaError: neither works; says both reasons.
+            MediaError: neither works; says why.
         """
         work = self._work
         path = map_path(medium.files[0].path, work.settings.path_mutation)
-        here = f"{path} is not on this machine"
+        url, headers = work.gateway.stream_url(Kind.SCENE, medium.id)
+        locations = [Location(path), Location(url, headers)]
+        if not await asyncio.to_thread(Path(path).is_file):
+            log.info("%s is read through Stash: %s is not on this machine", medium.label, path)
+            locations = locations[1:]
         async with AsyncExitStack() as stack:
-            reader: FrameReader | None = None
-            if await asyncio.to_thread(Path(path).is_file):
-                try:
-                    reader = await stack.enter_async_context(work.open_video(path, {}, work.preparation))
-                except MediaUnreachable as exc:
-                    here = str(exc)
-            if reader is None:
-                url, headers = work.gateway.stream_url(Kind.SCENE, medium.id)
-                try:
-                    reader = await stack.enter_async_context(work.open_video(url, headers, work.preparation))
-                except MediaUnreachable as exc:
-                    raise MediaUnreachable(
-                        f"its file cannot be read: {here}; and through Stash: {exc}. "
-                        f"If this machine knows the folder by another path, set path_mutation."
-                    ) from exc
-                log.info("%s is read through Stash: %s", medium.label, here)
+            try:
+                reader = await stack.enter_async_context(work.open_video(locations, work.preparation))
+            except MediaUnreachable as exc:
+                here = "" if len(locations) > 1 else f"{path} is not on this machine, and "
+                raise MediaUnreachable(
+                    f"its file cannot be read: {here}{exc} If this machine knows the folder by another path, "
+                    f"set path_mutation."
+                ) from exc
             yield reader
 
     async def _write(self, medium: Medium, analysis: Analysis, findings: Findings) -> MediumReport:
@@ -211,8 +208,8 @@ class VideoRun:
                 for s in spans
                 if s.tag in tags
             ),
-            mark_on=frozenset({work.marks.tagged.id}),
-            mark_off=frozenset({self._mark.id, work.marks.errored.id}),
+            mark_on=frozenset({work.marks.tagged.id}) - {""},  # in a preview some may not exist yet
+            mark_off=frozenset({self._mark.id, work.marks.errored.id}) - {""},
         )
         created = removed = kept = 0
         if work.write:
