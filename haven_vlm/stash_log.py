@@ -342,7 +342,8 @@ def _drain(reading: int) -> None:
 
 @contextlib.contextmanager
 def stdout_taken() -> Iterator[Callable[[str], None]]:
-    """Keep standard output for the reply alone; undone at the end.
+    """Keep standard output for the reply alone; undone at the end. Enter it inside `install_logging`, so that what
+    is turned away from standard output meets a standard error that is dressed already.
 
     Whatever else anybody writes there (`print`, C libraries, child processes) goes to stderr instead, and a
     child that outlives us does not keep Stash waiting for the end of our output.

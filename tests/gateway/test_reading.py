@@ -11,6 +11,7 @@ from demo.stash import EmbeddedStash
 from haven_media_handler import PLUGIN_ID, StashLibrary
 from haven_vlm.errors import StashGone, StashRefused
 from haven_vlm.facts import Kind, Marker
+from haven_vlm.ports import MediaFilter, StashCollections
 from tests.gateway.support import library
 
 
@@ -143,6 +144,19 @@ async def test_everything_without_a_tag(stash: EmbeddedStash, lib: StashLibrary)
     assert await where(Kind.SCENE, with_tags=[court], organized=True) == [str(both)]
 
 
+async def test_a_filter_of_stash_in_the_order_wanted(stash: EmbeddedStash, lib: StashLibrary) -> None:
+    images = [str(stash.add_image(f"/media/{number}.jpg", tags=["Court"])) for number in range(3)]
+    tags = {"value": [str(stash.tag_id("Court"))], "modifier": "INCLUDES"}
+    assert await lib.find_ids(MediaFilter(Kind.IMAGE, {"tags": tags}, descending=True)) == images[::-1]
+    assert await lib.find_ids(MediaFilter(Kind.IMAGE, {"tags": tags}, sort="path")) == images
+    with pytest.raises(StashRefused, match="invalid sort"):
+        await lib.find_ids(MediaFilter(Kind.IMAGE, {"tags": tags}, sort="shoe size"))
+    with pytest.raises(StashRefused):
+        await lib.find_ids(MediaFilter(Kind.IMAGE, {"shoe_size": 43}))
+    with pytest.raises(ValueError):
+        await lib.find_ids(MediaFilter(Kind.IMAGE, {}))
+
+
 # --- media ----------------------------------------------------------------------------------------------------
 
 
@@ -209,10 +223,33 @@ async def test_what_is_not_there(lib: StashLibrary, kind: Kind, medium_id: str) 
     assert await lib.medium(kind, medium_id) is None
 
 
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_many_media_at_once_whoever_is_missing(stash: EmbeddedStash, lib: StashLibrary, kind: Kind) -> None:
+    with stash.seeding():
+        if kind is Kind.SCENE:
+            ids = [str(stash.add_scene(f"/media/{number}.mp4", tags=["Court"])) for number in range(120)]
+        elif kind is Kind.IMAGE:
+            ids = [str(stash.add_image(f"/media/{number}.jpg", tags=["Court"])) for number in range(120)]
+        else:
+            ids = [str(stash.add_gallery(title=f"Season {number}", tags=["Court"])) for number in range(120)]
+    before = len(stash.requests)
+    found = await lib.media(kind, ["998", *ids, ids[0], "999", "x"])
+    assert sorted(found, key=int) == ids
+    assert len(stash.requests) - before == 4
+    assert found[ids[7]] == await lib.medium(kind, ids[7])
+    assert await lib.media(kind, []) == {}
+
+
+def as_port(lib: StashLibrary) -> StashCollections:
+    """The type checker's proof that the library is what the ports promise."""
+    return lib
+
+
 async def test_streams(stash: EmbeddedStash, lib: StashLibrary) -> None:
     url, headers = lib.stream_url(Kind.IMAGE, "5")
     assert url == f"{stash.url}/image/5/image"
     assert list(headers) == ["Cookie"]
+    assert as_port(lib).thumbnail_url("5") == (f"{stash.url}/image/5/thumbnail", headers)
     for kind, medium_id in ((Kind.GALLERY, "1"), (Kind.SCENE, "1/../2"), (Kind.SCENE, "")):
         with pytest.raises(StashRefused):
             lib.stream_url(kind, medium_id)
