@@ -223,7 +223,7 @@ def _endpoints_from_text(text: str) -> list[dict[str, Any]]:
     return endpoints
 
 
-def _tags_from_text(text: str) -> list[str]:
+def _names_from_text(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"[,;\n]+", text) if part.strip()]
 
 
@@ -240,7 +240,10 @@ def _paths_from_text(text: str) -> dict[str, str]:
 
 _FROM_TEXT: Mapping[str, Callable[[str], object]] = {
     "endpoints": _endpoints_from_text,
-    "tag_list": _tags_from_text,
+    "tag_list": _names_from_text,
+    "skip_tags": _names_from_text,
+    "skip_paths": lambda text: [part.strip() for part in re.split(r"[;\n]+", text) if part.strip()],
+    "skip_studios": _names_from_text,
     "path_mutation": _paths_from_text,
 }
 """Settings that are lists or mappings, and how they are written as one text."""

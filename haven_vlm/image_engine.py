@@ -15,13 +15,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from haven_vlm.errors import HavenError
-from haven_vlm.facts import Answer, Frame, Outcome, Prompt, Question, Sample, Term
+from haven_vlm.facts import Answer, Frame, Outcome, Prompt, Question, Sample, Term, Wish
 from haven_vlm.likeness import SAME_MEAN, is_blank, same_picture
 from haven_vlm.ports import (
     Analysis,
     AnswerKey,
     PartlyKnown,
-    ProgressSink,
     TermwiseAnswers,
     Ticket,
     VisionPool,
@@ -40,8 +39,8 @@ NEIGHBOURS = 48
 class ImageJob:
     """One image to look at."""
 
-    lane: str
-    """Key among all that are worked on: 'image 12'."""
+    label: str
+    """For people: 'image 12 “Final”'."""
     identity: str
     """`MediaFile.identity`."""
     picture: str
@@ -58,7 +57,7 @@ class ImageEngine:
     """Looks at images; many at a time.
 
     Args:
-        pool, store, progress: as for videos.
+        pool, store: as for videos.
         make_prompt: terms → the question; with the wording for stills.
         terms: the vocabulary.
         skip_similar: take over the answer of a neighbour that looks the same, and ask nothing about blank pictures.
@@ -72,7 +71,6 @@ class ImageEngine:
         store: TermwiseAnswers,
         make_prompt: Callable[[Sequence[Term]], Prompt],
         terms: Sequence[Term],
-        progress: ProgressSink,
         skip_similar: bool = True,
         any_model: bool = False,
     ) -> None:
@@ -80,7 +78,6 @@ class ImageEngine:
         self._store = store
         self._make_prompt = cache(make_prompt)
         self._prompt = self._make_prompt(tuple(terms))
-        self._progress = progress
         self._skip_similar = skip_similar
         self._any_model = any_model
         self._to_come = 0
@@ -110,16 +107,14 @@ class ImageEngine:
             whole = {at_ms: k.sample for at_ms, k in known.items() if not k.missing}
             look.partly = {at_ms: k for at_ms, k in known.items() if k.missing}
             if job.single and 0 in whole:
-                self._progress.plan(job.lane, 1)
-                look.reuse(whole[0], self._progress)
+                look.reuse(whole[0])
                 return look.analysis()
             async with AsyncExitStack() as stack:
                 ticket = await stack.enter_async_context(self._pool.ticket(LANE, local_only=job.local_only))
                 frames = await job.read()
-                self._progress.plan(job.lane, len(frames))
                 for frame in frames:
                     if frame.at_ms in whole:
-                        look.reuse(whole[frame.at_ms], self._progress)
+                        look.reuse(whole[frame.at_ms])
                 await self._answer(look, [f for f in frames if f.at_ms not in whole], ticket, stack)
             return look.analysis()
         finally:
@@ -165,7 +160,7 @@ class ImageEngine:
     async def _ask(self, look: _Look, frame: Frame, leader: _Neighbour | None, ticket: Ticket) -> None:
         partly = look.partly.get(frame.at_ms)
         prompt = self._make_prompt(partly.missing) if partly else self._prompt
-        question = Question(prompt, (frame.jpeg,), look.job.local_only, look.job.lane)
+        question = Question(prompt, (frame.jpeg,), look.job.local_only, look.job.label)
         answer = await ticket.ask(question)
         key = replace(look.key, prompt=prompt)
         await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
@@ -177,13 +172,13 @@ class ImageEngine:
         if leader is not None:
             leader.sample.set_result(sample)
         look.count(answer)
-        look.settle(sample, self._progress)
+        look.settle(sample)
 
     async def _inherit(self, look: _Look, frame: Frame, source: Sample) -> None:
         sample = replace(source, at_ms=frame.at_ms, shown_ms=frame.shown_ms, inherited_from_ms=frame.at_ms)
         await self._store.record_inherited(look.key, sample=sample)
         look.inherited += 1
-        look.settle(sample, self._progress)
+        look.settle(sample)
 
     # --- neighbours -------------------------------------------------------------------------------------------
 
@@ -195,9 +190,9 @@ class ImageEngine:
         light = sum(frame.luma)
         for other in reversed(self._neighbours):
             # the means of two pictures differ by no more than the mean of their differences
-            if abs(other.light - light) <= SAME_MEAN * len(frame.luma) and other.shape == _shape(frame):
-                if same_picture(other.luma, frame.luma):
-                    return other
+            near = abs(other.light - light) <= SAME_MEAN * len(frame.luma)
+            if near and other.shape == _shape(frame) and same_picture(other.luma, frame.luma):
+                return other
         return None
 
     def _lead(self, frame: Frame) -> _Neighbour:
@@ -234,13 +229,12 @@ class _Look:
     left_network: int = 0
     problems: Counter[str] = field(default_factory=Counter)
 
-    def settle(self, sample: Sample, progress: ProgressSink) -> None:
+    def settle(self, sample: Sample) -> None:
         self.samples[sample.at_ms] = sample
-        progress.done(self.job.lane)
 
-    def reuse(self, sample: Sample, progress: ProgressSink) -> None:
+    def reuse(self, sample: Sample) -> None:
         self.reused += 1
-        self.settle(sample, progress)
+        self.settle(sample)
 
     def count(self, answer: Answer) -> None:
         self.asked += 1
@@ -260,6 +254,21 @@ class _Look:
             left_network=self.left_network,
             problems=dict(self.problems),
         )
+
+
+class Moments:
+    """A `Sampler` of a few moments, evenly spread: for clips, whose markers nobody asks for."""
+
+    def __init__(self, duration_ms: int, count: int) -> None:
+        self._times_ms = sorted({(2 * n + 1) * max(0, duration_ms) // (2 * count) for n in range(count)})
+
+    def wish(self, seen: Mapping[int, Sample]) -> Wish:
+        """See `Sampler.wish`."""
+        return Wish(now=tuple(t for t in self._times_ms if t not in seen))
+
+    def planned(self, seen: Mapping[int, Sample]) -> int:
+        """See `Sampler.planned`."""
+        return len({*self._times_ms, *seen})
 
 
 def union(samples: Iterable[Sample], settings: Settings) -> dict[str, float]:

@@ -182,6 +182,12 @@ class Settings(Section):
     )
     image_max_side: int = Field(640, ge=64, le=4096, description="Longer side of the picture that is sent, in pixels.")
     jpeg_quality: int = Field(85, ge=30, le=100, description="JPEG quality of the picture that is sent.")
+    image_moments: int = Field(
+        5,
+        ge=1,
+        le=50,
+        description="Pictures looked at of an animated image, of a clip among the images, or of a long panorama.",
+    )
     concurrent_task_limit: int = Field(8, ge=1, le=64, description="Scenes worked on at the same time.")
 
     # what to make of the answers
@@ -205,6 +211,31 @@ class Settings(Section):
         default_factory=dict,
         description="Tag → tags that hold whenever it does.",
     )
+
+    gallery_every: int = Field(1, ge=1, description="Of a gallery look at every image (1), every second (2), …")
+    gallery_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Share of the images looked at from which a gallery gets a tag.",
+    )
+
+    # what to work on, besides what is marked
+    select: Literal["tagged", "untagged"] = Field(
+        "tagged",
+        description="`tagged`: what carries `trigger_tag`. `untagged`: everything that has neither `tagged_tag` nor "
+        "`errored_tag`, but for what the settings below leave out.",
+    )
+    skip_organized: bool = Field(False, description="`untagged` leaves out what is marked as organised.")
+    skip_tags: tuple[str, ...] = Field((), description="`untagged` leaves out what has any of these tags.")
+    skip_paths: tuple[str, ...] = Field(
+        (), description="`untagged` leaves out files in these folders, as Stash names them."
+    )
+    skip_studios: tuple[str, ...] = Field((), description="`untagged` leaves out these studios and those below them.")
+    select_order: Literal["oldest", "newest", "shortest"] = Field(
+        "oldest", description="What comes first: as added to Stash, or by length (images: by size of the file)."
+    )
+    select_limit: int | None = Field(None, ge=1, description="So many in one run at most.")
 
     # names in Stash
     parent_tag: str = Field("VLM", min_length=1, description="Parent of the tags the connector creates.")

@@ -76,7 +76,8 @@ def frames_of(
 ) -> tuple[Frame, ...]:
     """The pictures to send of a still: one, or several of an animation or a long strip; at least one.
 
-    `Frame.at_ms` is the time within an animation, and the number of the piece of a strip.
+    `Frame.at_ms` is 0 for a single picture, the time within an animation, and for a piece of a strip its number
+    together with how many there are: with more pieces, each shows something else.
 
     Args:
         handle: the file, open for reading, positioned at its start.
@@ -124,9 +125,11 @@ def _frames(image: Image.Image, preparation: Preparation, moments: int, reserve:
         small = _small(image, _target(image.width, image.height, preparation.max_side_px, pieces))
     if turn is not None:
         small = small.transpose(turn)
+    if pieces == 1:
+        return (frame_from_image(_padded(small), preparation, at_ms=0, shown_ms=0),)
     return tuple(
-        frame_from_image(_padded(piece), preparation, at_ms=number, shown_ms=number)
-        for number, piece in enumerate(_cut(small, pieces))
+        frame_from_image(_padded(piece), preparation, at_ms=1000 * pieces + n, shown_ms=1000 * pieces + n)
+        for n, piece in enumerate(_cut(small, pieces))
     )
 
 
@@ -178,9 +181,6 @@ def _target(width: int, height: int, max_side_px: int, pieces: int) -> tuple[int
 
 
 def _cut(image: Image.Image, pieces: int) -> Iterator[Image.Image]:
-    if pieces == 1:
-        yield image
-        return
     wide = image.width >= image.height
     length = image.width if wide else image.height
     edges = [round(length * n / pieces) for n in range(pieces + 1)]

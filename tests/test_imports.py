@@ -26,6 +26,7 @@ ROWS: dict[str, int] = {
     "haven_vlm.container": 3, "haven_vlm.decoding": 4, "haven_vlm.frame_image": 4, "haven_vlm.ffmpeg_cli": 4,
     "haven_vlm.media": 5, "haven_vlm.reading": 6,
     "haven_vlm.zips": 2, "haven_vlm.fetching": 2, "haven_vlm.stills": 3, "haven_vlm.still_reading": 4,
+    "haven_vlm.selection": 2, "haven_vlm.together": 2, "haven_vlm.image_engine": 2,
     "haven_vlm.privacy": 1, "haven_vlm.confidence": 1, "haven_vlm.endpoint_faults": 1,
     "haven_vlm.chat": 2, "haven_vlm.endpoint_troubles": 2, "haven_vlm.endpoint_transport": 3,
     "haven_vlm.server_survey": 4, "haven_vlm.capability": 5, "haven_vlm.endpoint": 6,

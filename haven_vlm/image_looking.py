@@ -1,0 +1,205 @@
+"""An image in Stash → what is in it: by a still picture's way or a clip's; and the tags that stand for it there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path, PurePosixPath
+from typing import Literal, Protocol
+
+from haven_vlm.applying import Applier
+from haven_vlm.errors import MediaUnreachable, MediaUnreadable
+from haven_vlm.facts import Frame, Kind, MediaFile, Medium, TagRef
+from haven_vlm.image_engine import ImageEngine, ImageJob
+from haven_vlm.marks import Marks
+from haven_vlm.picture import Preparation
+from haven_vlm.ports import Analysis, Analyzer, FrameReader, StashCollections, VideoJob
+from haven_vlm.settings import Settings
+from haven_vlm.still_reading import StillPlace
+from haven_vlm.stills import ONE_PICTURE_SUFFIXES, STILL_SUFFIXES, picture_key, pieces_of
+from haven_vlm_utility import map_path
+
+OpenVideo = Callable[[str, dict[str, str], Preparation], AbstractAsyncContextManager[FrameReader]]
+"""Path or address, headers for an address, preparation → a reader."""
+
+
+class Stills(Protocol):
+    """Brings the pictures of a still; see `StillReader`."""
+
+    async def read(self, place: StillPlace) -> tuple[Frame, ...]: ...
+
+
+class ImageLooker:
+    """Looks at images as Stash knows them; many at a time.
+
+    Args:
+        engine: for stills and animations.
+        clips: for videos among the images; with the wording for stills, and a few moments of each.
+        local_only_id: the tag of what must not leave the local network.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        gateway: StashCollections,
+        engine: ImageEngine,
+        clips: Analyzer,
+        stills: Stills,
+        open_video: OpenVideo,
+        preparation: Preparation,
+        local_only_id: str,
+    ) -> None:
+        self._settings = settings
+        self._gateway = gateway
+        self._engine = engine
+        self._clips = clips
+        self._stills = stills
+        self._open_video = open_video
+        self._preparation = preparation
+        self._local_only_id = local_only_id
+        self._decoders = asyncio.Semaphore(settings.concurrent_task_limit)
+
+    def expect(self, images: int) -> None:
+        """Say how many more images will be looked at, or `left_out`."""
+        self._engine.expect(images)
+
+    def left_out(self) -> None:
+        """One that was expected is not looked at."""
+        self._engine.skip()
+
+    async def look(self, medium: Medium, *, local_only: bool = False) -> Analysis:
+        """Find out what is in an image.
+
+        Args:
+            local_only: it must stay on the local network for a reason that it does not carry itself.
+
+        Raises:
+            MediaUnreadable: it has no file, or the file is at fault; a sentence says how.
+            MediaUnreachable: its file can be had neither here nor through Stash.
+            OutageError, LedgerError: as the engines.
+        """
+        if not medium.files:
+            self._engine.skip()
+            raise MediaUnreadable("it has no file")
+        local_only |= self._local_only_id in medium.tag_ids or not self._settings.allow_remote_media
+        file = medium.files[0]
+        if file.is_video and _suffix(file) not in STILL_SUFFIXES:
+            self._engine.skip()
+            return await self._clip(medium, local_only)
+        try:
+            return await self._engine.look(self._still_job(medium, local_only))
+        except MediaUnreadable:
+            if not file.is_video:
+                raise
+            return await self._clip(medium, local_only)  # an animation that only a video decoder knows
+
+    def _still_job(self, medium: Medium, local_only: bool) -> ImageJob:
+        file, moments = medium.files[0], self._settings.image_moments
+
+        def served(copy: Literal["image", "thumbnail"]) -> tuple[str, dict[str, str]]:
+            if copy == "thumbnail":
+                return self._gateway.thumbnail_url(medium.id)
+            return self._gateway.stream_url(Kind.IMAGE, medium.id)
+
+        place = StillPlace.of(file, self._settings.path_mutation, served)
+        whole = file.width_px > 0 and pieces_of(file.width_px, file.height_px, moments) == 1
+        return ImageJob(
+            label=medium.label,
+            identity=file.identity,
+            picture=picture_key(self._preparation),
+            read=lambda: self._stills.read(place),
+            single=whole and not file.is_video and _suffix(file) in ONE_PICTURE_SUFFIXES,
+            local_only=local_only,
+        )
+
+    async def _clip(self, medium: Medium, local_only: bool) -> Analysis:
+        file = medium.files[0]
+        async with self._decoders:
+            return await self._clips.analyse(
+                VideoJob(
+                    lane=f"clip {medium.id}",
+                    label=medium.label,
+                    identity=file.identity,
+                    duration_ms=round(file.duration_s * 1000) if file.duration_s else None,
+                    picture=self._preparation.key,
+                    open_reader=lambda: self._open(medium),
+                    local_only=local_only,
+                )
+            )
+
+    @asynccontextmanager
+    async def _open(self, medium: Medium) -> AsyncIterator[FrameReader]:
+        """Open a clip by its path here, else as Stash serves it."""
+        path = map_path(medium.files[0].path, self._settings.path_mutation)
+        here = f"{path} is not on this machine"
+        async with AsyncExitStack() as stack:
+            if await asyncio.to_thread(_is_file, path):
+                try:
+                    yield await stack.enter_async_context(self._open_video(path, {}, self._preparation))
+                    return
+                except MediaUnreachable as exc:
+                    here = str(exc)
+            url, headers = self._gateway.stream_url(Kind.IMAGE, medium.id)
+            try:
+                reader = await stack.enter_async_context(self._open_video(url, headers, self._preparation))
+            except MediaUnreachable as exc:
+                raise MediaUnreachable(
+                    f"its file cannot be read: {here}; and through Stash: {exc}. "
+                    "If this machine knows the folder by another path, set path_mutation."
+                ) from exc
+            yield reader
+
+
+def _suffix(file: MediaFile) -> str:
+    return PurePosixPath(file.path.replace("\\", "/")).suffix.lower()
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except ValueError:  # a zero byte in it
+        return False
+
+
+class TagsInStash:
+    """The vocabulary's tags in Stash: found by name or alias, created when needed, looked up once a run.
+
+    Args:
+        write: False in a preview: what would have to be created is left out.
+    """
+
+    def __init__(
+        self, *, settings: Settings, gateway: StashCollections, applier: Applier, marks: Marks, run_id: int, write: bool
+    ) -> None:
+        self._specs = {t.name: t for t in settings.tag_list}
+        self._gateway = gateway
+        self._applier = applier
+        self._parent_id = marks.parent.id
+        self._run_id = run_id
+        self._write = write
+        self._known: dict[str, TagRef] = {}
+        self._turn = asyncio.Lock()
+
+    async def find(self, names: Collection[str]) -> dict[str, TagRef]:
+        """Names of the vocabulary → tags in Stash."""
+        if not self._known.keys() >= set(names):
+            async with self._turn:  # hundreds find the same new tag at once
+                missing = {self._specs[n].stash_name: self._specs[n].definition for n in names if n not in self._known}
+                if missing and self._write:
+                    found = await self._applier.ensure_tags(self._run_id, missing, parent_id=self._parent_id)
+                else:
+                    found = await self._gateway.find_tags(list(missing)) if missing else {}
+                for name in names:
+                    if tag := found.get(self._specs[name].stash_name):
+                        self._known[name] = tag
+        return {n: self._known[n] for n in names if n in self._known}
+
+    def names(self, names: Collection[str]) -> tuple[str, ...]:
+        """What the tags of these names of the vocabulary are called in Stash."""
+        return tuple(self._specs[n].stash_name for n in names)
+
+    def forget(self) -> None:
+        """Something about tags turned out to be out of date: look again."""
+        self._known.clear()
