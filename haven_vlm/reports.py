@@ -73,6 +73,14 @@ class MediumReport:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkResult:
+    """What became of the media of a run, and why it ended early if it did."""
+
+    media: tuple[MediumReport, ...]
+    ended_because: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """What happened in one run."""
 

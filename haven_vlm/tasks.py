@@ -20,10 +20,10 @@ from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import Analyzer, StashGateway, VisionEndpoint
 from haven_vlm.progress import Progress
-from haven_vlm.reports import RunReport, Status
+from haven_vlm.reports import RunReport, Status, WorkResult
 from haven_vlm.settings import Settings
 from haven_vlm.undoing import Scope, Undoer, Undone
-from haven_vlm.videos import OpenVideo, VideoRun, VideoWork, WorkResult
+from haven_vlm.videos import OpenVideo, VideoRun, VideoWork
 from haven_vlm_utility import count_text
 
 log = logging.getLogger(__name__)

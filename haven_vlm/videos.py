@@ -28,7 +28,7 @@ from haven_vlm.ownership import Desired
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import Analysis, Analyzer, FrameReader, StashGateway, VideoJob
 from haven_vlm.progress import Progress
-from haven_vlm.reports import MediumReport, Status
+from haven_vlm.reports import MediumReport, Status, WorkResult
 from haven_vlm.run_lock import Claims
 from haven_vlm.settings import Settings
 from haven_vlm.timeline import Findings, conclude
@@ -60,14 +60,6 @@ class VideoWork:
     """True: look at no new moments, only ask about new terms."""
     only_marked: bool = True
     """False: the user named the scenes; they need not carry the mark."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkResult:
-    """What became of the scenes, and why the run ended early if it did."""
-
-    media: tuple[MediumReport, ...]
-    ended_because: str
 
 
 class VideoRun:
