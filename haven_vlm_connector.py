@@ -143,7 +143,10 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None) ->
     except Exception as exc:
         log.error("Unexpected error", exc_info=exc)
         return "", f"Unexpected error ({type(exc).__name__}: {exc}). The log has the details; please report it."
-    return (result.text, "") if result.ok else (result.text, result.text)
+    if not result.ok:
+        return result.text, result.text  # Stash logs an error of the reply by itself, but no output
+    log.info("%s", result.text)
+    return result.text, ""
 
 
 async def _perform(call: Envelope, display: Display) -> TaskResult:
