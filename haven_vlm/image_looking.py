@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
@@ -12,6 +12,7 @@ from haven_vlm.applying import Applier
 from haven_vlm.errors import MediaUnreachable, MediaUnreadable
 from haven_vlm.facts import Frame, Kind, MediaFile, Medium, TagRef
 from haven_vlm.image_engine import ImageEngine, ImageJob
+from haven_vlm.location import Location
 from haven_vlm.marks import Marks
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import Analysis, Analyzer, FrameReader, StashCollections, VideoJob
@@ -20,8 +21,8 @@ from haven_vlm.still_reading import StillPlace
 from haven_vlm.stills import ONE_PICTURE_SUFFIXES, STILL_SUFFIXES, picture_key, pieces_of
 from haven_vlm_utility import map_path
 
-OpenVideo = Callable[[str, dict[str, str], Preparation], AbstractAsyncContextManager[FrameReader]]
-"""Path or address, headers for an address, preparation → a reader."""
+OpenVideo = Callable[[Sequence[Location], Preparation], AbstractAsyncContextManager[FrameReader]]
+"""Where the bytes are, best first; preparation → a reader."""
 
 
 class Stills(Protocol):
@@ -133,21 +134,18 @@ class ImageLooker:
     async def _open(self, medium: Medium) -> AsyncIterator[FrameReader]:
         """Open a clip by its path here, else as Stash serves it."""
         path = map_path(medium.files[0].path, self._settings.path_mutation)
-        here = f"{path} is not on this machine"
+        url, headers = self._gateway.stream_url(Kind.IMAGE, medium.id)
+        locations = [Location(path), Location(url, headers)]
+        if not await asyncio.to_thread(_is_file, path):
+            locations = locations[1:]
         async with AsyncExitStack() as stack:
-            if await asyncio.to_thread(_is_file, path):
-                try:
-                    yield await stack.enter_async_context(self._open_video(path, {}, self._preparation))
-                    return
-                except MediaUnreachable as exc:
-                    here = str(exc)
-            url, headers = self._gateway.stream_url(Kind.IMAGE, medium.id)
             try:
-                reader = await stack.enter_async_context(self._open_video(url, headers, self._preparation))
+                reader = await stack.enter_async_context(self._open_video(locations, self._preparation))
             except MediaUnreachable as exc:
+                here = "" if len(locations) > 1 else f"{path} is not on this machine, and "
                 raise MediaUnreachable(
-                    f"its file cannot be read: {here}; and through Stash: {exc}. "
-                    "If this machine knows the folder by another path, set path_mutation."
+                    f"its file cannot be read: {here}{exc} If this machine knows the folder by another path, "
+                    "set path_mutation."
                 ) from exc
             yield reader
 

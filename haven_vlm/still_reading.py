@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal
 
+from haven_vlm.crew import STALL_S, Crew
 from haven_vlm.errors import MediaUnreachable, MediaUnreadable
 from haven_vlm.facts import Frame, MediaFile
 from haven_vlm.picture import Preparation
@@ -69,17 +68,24 @@ class StillReader:
         moments: most pictures of one still.
         fetch: brings what Stash serves; None: only what is on this machine is read.
         threads: pictures unpacked at the same time.
+        stall_s: seconds after which a picture counts as hanging in a dead drive.
     """
 
     def __init__(
-        self, preparation: Preparation, *, moments: int, fetch: FetchBytes | None = None, threads: int | None = None
+        self,
+        preparation: Preparation,
+        *,
+        moments: int,
+        fetch: FetchBytes | None = None,
+        threads: int | None = None,
+        stall_s: float = STALL_S,
     ) -> None:
         self._preparation = preparation
         self._moments = moments
         self._fetch = fetch
         self._budget = _Budget(PIXEL_BYTES)
         self._archives = Archives()
-        self._threads = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 2), "stills")
+        self._crew = Crew(threads or min(4, os.cpu_count() or 2), "stills", stall_s=stall_s)
 
     async def __aenter__(self) -> StillReader:
         return self
@@ -87,8 +93,7 @@ class StillReader:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        await asyncio.shield(asyncio.to_thread(self._threads.shutdown))
+        await self._crew.aclose()
         self._archives.close()
 
     async def read(self, place: StillPlace) -> tuple[Frame, ...]:
@@ -99,7 +104,7 @@ class StillReader:
             MediaUnreachable: it can be had neither here nor through Stash; says both reasons.
         """
         try:
-            return await self._in_thread(lambda: self._local(place))
+            return await self._crew.run(lambda: self._local(place))
         except UnknownFormat as exc:
             if place.served is None or self._fetch is None:
                 raise
@@ -132,10 +137,7 @@ class StillReader:
         url, headers = place.served(copy)
         body = io.BytesIO(await self._fetch(url, headers, limit_bytes=MAX_ENTRY_BYTES))
         name = place.path if copy == "image" else "thumbnail.jpg"
-        return await self._in_thread(lambda: self._decoded(body, name))
-
-    async def _in_thread(self, work: Callable[[], tuple[Frame, ...]]) -> tuple[Frame, ...]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self._crew.run(lambda: self._decoded(body, name))
 
     def _local(self, place: StillPlace) -> tuple[Frame, ...]:
         if place.archive is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from haven_vlm.crew import MOST_LOST, Crew
 from haven_vlm.errors import MediaUnreachable, MediaUnreadable
 from haven_vlm.facts import MediaFile
 from haven_vlm.fetching import http_fetch
@@ -234,11 +235,46 @@ async def test_too_much_is_not_taken_in(stash: str) -> None:
             await fetch(f"{stash}/ok", {"ApiKey": "key"}, limit_bytes=3)
 
 
-async def test_leaving_waits_for_what_is_being_read(tmp_path: Path) -> None:
+async def test_a_drive_that_hangs_costs_one_picture_not_the_run(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(JPEG)
-    before = threading.active_count()
-    async with StillReader(SMALL, moments=1, threads=2) as reader:
-        waiting = [asyncio.ensure_future(reader.read(StillPlace(str(tmp_path / "a.jpg")))) for _ in range(8)]
-        await asyncio.sleep(0)
-    await asyncio.gather(*waiting, return_exceptions=True)
-    assert threading.active_count() <= before + 1  # the default executor's
+    hanging = threading.Event()
+
+    class Dead(type(tmp_path)):  # type: ignore[misc]
+        def is_file(self) -> bool:
+            return hanging.wait(20)
+
+    with pytest.MonkeyPatch.context() as patch:
+        async with StillReader(SMALL, moments=1, threads=1, stall_s=0.05) as reader:
+            patch.setattr("haven_vlm.still_reading.Path", Dead)
+            with pytest.raises(MediaUnreachable, match=r"no data for 0\.05 seconds; the drive or the network hangs"):
+                await reader.read(StillPlace(str(tmp_path / "a.jpg")))
+            patch.undo()
+            assert len(await reader.read(StillPlace(str(tmp_path / "a.jpg")))) == 1
+            hanging.set()
+
+
+async def test_when_everything_hangs_nothing_more_is_tried() -> None:
+    crew, hanging = Crew(1, "crew", stall_s=0.01), threading.Event()
+    for _ in range(MOST_LOST):
+        with pytest.raises(MediaUnreachable, match="no data"):
+            await crew.run(hanging.wait)
+    with pytest.raises(MediaUnreachable, match="8 files never came"):
+        await crew.run(lambda: None)
+    hanging.set()
+    await crew.aclose()
+
+
+async def test_a_thread_whose_work_nobody_wants_any_more_is_free_when_it_is_done() -> None:
+    crew, gate = Crew(1, "crew"), threading.Event()
+    unwanted = asyncio.ensure_future(crew.run(gate.wait))
+    await asyncio.sleep(0)
+    unwanted.cancel()
+    await asyncio.wait([unwanted])
+    next_one = asyncio.ensure_future(crew.run(lambda: 7))
+    await asyncio.sleep(0)
+    assert not next_one.done()
+    gate.set()
+    assert await next_one == 7
+    with pytest.raises(ZeroDivisionError):
+        await crew.run(lambda: 1 // 0)
+    await crew.aclose()
