@@ -93,7 +93,9 @@ def count_text(count: int, noun: str) -> str:
     """'1 scene', '2 scenes', '3 boxes'."""
     if count == 1:
         return f"1 {noun}"
-    plural = "media" if noun == "medium" else noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
+    if noun == "medium":
+        return f"{count:,} media"
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
     return f"{count:,} {plural}"
 
 
