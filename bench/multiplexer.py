@@ -1,0 +1,311 @@
+"""How close the multiplexer comes to the best achievable makespan, beside `multiplexer-llm` from PyPI.
+
+    python -m bench.multiplexer [--peer-python PATH] [--runs 9] [--http] [--http-frames 46,460,4600]
+
+Virtual time shows the scheduling alone; `--http` repeats everything over loopback with real servers and the real
+client. A ratio is optimum / makespan, 1 being perfect; see `bench.multiplexer_load` for what the optimum is. Questions
+are asked as the engine does: leave for one frame at a time, in one lane that says how much is left. "Lost" counts
+questions without an answer. "Remembered" means one earlier run of 460 frames. The last line is JSON with all figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import gc
+import io
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from random import Random
+from subprocess import PIPE, Popen
+from typing import Any
+
+from PIL import Image
+
+from bench.multiplexer_http import Servers, servers_of
+from bench.multiplexer_load import SCENARIOS, Queue, Scenario, Server, drive_bare, latencies, optimum
+from haven_vlm.endpoint import HttpEndpoint
+from haven_vlm.facts import Answer, Outcome, Question, Term
+from haven_vlm.multiplexer import Multiplexer
+from haven_vlm.ports import Capabilities, Ticket, VisionEndpoint
+from haven_vlm.prompts import build_prompt
+from haven_vlm.settings import Settings
+from tests.virtual_time import run as run_in_virtual_time
+
+FRAMES = (46, 460, 4600)
+PROMPT = build_prompt([Term("Dunk"), Term("Free throw"), Term("Timeout")])
+
+
+class Memory(dict[str, Mapping[str, Any]]):
+    """What is remembered between two runs."""
+
+    def put(self, key: str, value: Mapping[str, Any]) -> None:
+        self[key] = value
+
+
+class Simulated:
+    """A `VisionEndpoint` over a queue in virtual time. Like the real one, it knows how long its probe took."""
+
+    def __init__(self, server: Server, count: int, seed: int) -> None:
+        self.name, self.model, self.is_remote = server.name, "tiny-vlm", False
+        self.base_url = f"http://{server.name}/v1"
+        self._queue = Queue(server, count, seed)
+        self._probe_s = latencies(server, 1, -seed - 1)[0]
+
+    async def prepare(self) -> Capabilities:
+        return Capabilities(
+            server="simulated", model=self.model, sees_pictures=True, json_schema="enforced", logprobs=False,
+            several_pictures=False, thinking="none", length_field="max_tokens", parallel_hint=None, is_remote=False,
+            answer_s=self._probe_s,
+        )  # fmt: skip
+
+    async def ping(self) -> None: ...
+
+    async def ask(
+        self, question: Question, *, connect_timeout_s: float, total_timeout_s: float, boosted: bool = False
+    ) -> Answer:
+        await self._queue.work()
+        return Answer(Outcome.NONE, endpoint=self.name, model=self.model)
+
+
+def settings_of(scenario: Scenario, urls: Mapping[str, str]) -> Settings:
+    """Settings as a user would write them."""
+    endpoints = [
+        {
+            "name": s.name,
+            "base_url": urls[s.name],
+            "model": s.name,
+            "weight": s.weight,
+            "max_concurrent": "auto" if scenario.auto else s.slots,
+        }
+        for s in scenario.servers
+    ]
+    return Settings.model_validate({"endpoints": endpoints, "tag_list": [t.name for t in PROMPT.terms]})
+
+
+async def ask_all(pool: Multiplexer, count: int, jpeg: bytes) -> int:
+    """Ask as the engine does; returns how many questions have no answer."""
+    lost = 0
+
+    async def one(stack: AsyncExitStack, ticket: Ticket, number: int) -> None:
+        nonlocal lost
+        async with stack:
+            # a comment at the end makes each picture its own, as frames are
+            picture = jpeg + number.to_bytes(4, "big")
+            answer = await ticket.ask(Question(PROMPT, (picture,), False, "scene 1"))
+            lost += not answer.outcome.analysed
+
+    pool.expect("scene 1", count)
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(count):
+            stack = AsyncExitStack()
+            ticket = await stack.enter_async_context(pool.ticket("scene 1"))
+            tasks.create_task(one(stack, ticket, number))
+    return lost
+
+
+async def drive(
+    endpoints: Sequence[VisionEndpoint], settings: Settings, count: int, seed: int, memory: Memory, jpeg: bytes
+) -> dict[str, float]:
+    """One run; {"makespan_s", "lost", "cpu_s"}."""
+    loop = asyncio.get_running_loop()
+    async with Multiplexer(endpoints, settings, memory=memory, clock=loop.time, random=Random(seed)) as pool:
+        await pool.prepared()
+        gc.collect()
+        began_s, cpu_s = loop.time(), time.process_time()
+        lost = await ask_all(pool, count, jpeg)
+        return {"makespan_s": loop.time() - began_s, "lost": lost, "cpu_s": time.process_time() - cpu_s}
+
+
+def virtual(scenario: Scenario, count: int, seed: int, memory: Memory) -> dict[str, float]:
+    """One run in virtual time."""
+
+    async def main() -> dict[str, float]:
+        endpoints = [Simulated(s, count, seed) for s in scenario.servers]
+        settings = settings_of(scenario, {e.name: e.base_url for e in endpoints})
+        return await drive(endpoints, settings, count, seed, memory, b"jpeg")
+
+    return run_in_virtual_time(main())
+
+
+def bare_cpu(scenario: Scenario, count: int, seed: int) -> float:
+    """CPU seconds of the same questions without a pool, in virtual time."""
+
+    async def main() -> float:
+        queues = [(s, Queue(s, count, seed)) for s in scenario.servers]
+        gc.collect()
+        cpu_s = time.process_time()
+        await drive_bare(queues, count)
+        return time.process_time() - cpu_s
+
+    return run_in_virtual_time(main())
+
+
+def over_http(
+    scenario: Scenario, count: int, seed: int, memory: Memory, servers: Servers, jpeg: bytes
+) -> dict[str, float]:
+    """One run over loopback. The endpoints are probed before the clock starts, as in any first run."""
+
+    async def main() -> dict[str, float]:
+        settings = settings_of(scenario, servers.urls)
+        async with AsyncExitStack() as stack:
+            endpoints = [await stack.enter_async_context(HttpEndpoint(e, memory=memory)) for e in settings.endpoints]
+            for endpoint in endpoints:
+                await endpoint.prepare()  # the probe's own questions must not use up the run's latencies
+            servers.begin(seed, count)
+            return await drive(endpoints, settings, count, seed, memory, jpeg)
+
+    return asyncio.run(main())
+
+
+class Peer:
+    """`multiplexer-llm` in its own Python."""
+
+    def __init__(self, process: Popen[str]) -> None:
+        self._process = process
+
+    def run(self, job: Mapping[str, Any]) -> dict[str, float]:
+        """One run."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        if not (line := self._process.stdout.readline()):
+            raise RuntimeError("the peer ended")
+        result: dict[str, float] = json.loads(line)
+        return result
+
+
+@contextmanager
+def peer_of(python: str | None) -> Iterator[Peer | None]:
+    """The peer, if there is a Python that has it."""
+    if python is None:
+        print("multiplexer-llm is not compared: no --peer-python was given.\n")
+        yield None
+        return
+    command = [python, "-m", "bench.multiplexer_peer"]
+    with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
+        try:
+            yield Peer(process)
+        finally:
+            assert process.stdin
+            process.stdin.close()
+            process.wait(10)
+
+
+def messages(jpeg: bytes) -> list[dict[str, Any]]:
+    """The peer gets the same question in the OpenAI form."""
+    url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    return [{"role": "system", "content": PROMPT.system}, {"role": "user", "content": [picture]}]
+
+
+def report(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table of medians."""
+    print(f"\n{title}\n")
+    head = ["scenario", "frames", "runs", "optimum s", "ours", "worst", "lost", "CPU ms"]
+    head += ["multiplexer-llm", "lost", "CPU ms"]
+    lines = [head]
+    for row in rows:
+        ours, peer = row["ours"], row.get("peer")
+        line = [row["scenario"], str(row["frames"]), str(row["runs"]), f"{row['optimum_s']:.2f}"]
+        line += [f"{ours['ratio']:.1%}", f"{ours['worst']:.1%}", str(ours["lost"]), f"{ours['cpu_ms']:.2f}"]
+        line += [f"{peer['ratio']:.1%}", str(peer["lost"]), f"{peer['cpu_ms']:.2f}"] if peer else ["–"] * 3
+        lines.append(line)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for first, *others in lines:
+        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        print("  ".join((first.ljust(widths[0]), *cells)))
+
+
+def summary(runs: Sequence[Mapping[str, float]], best_s: Sequence[float], count: int) -> dict[str, float]:
+    """Median ratio, worst ratio, questions lost in all runs, median CPU per question in milliseconds."""
+    ratios = [best / run["makespan_s"] for best, run in zip(best_s, runs, strict=True)]
+    return {
+        "ratio": round(statistics.median(ratios), 4),
+        "worst": round(min(ratios), 4),
+        "lost": int(sum(run["lost"] for run in runs)),
+        "cpu_ms": round(1000 * statistics.median(run["cpu_s"] for run in runs) / count, 3),
+    }
+
+
+def measure(
+    scenario: Scenario, count: int, runs: int, peer: Peer | None, servers: Servers | None, jpeg: bytes
+) -> dict[str, Any]:
+    """All runs of one row."""
+
+    def one(number: int, seed: int, memory: Memory) -> dict[str, float]:
+        if servers is None:
+            return virtual(scenario, number, seed, memory)
+        return over_http(scenario, number, seed, memory, servers, jpeg)
+
+    ours, theirs, best_s = [], [], []
+    for seed in range(runs):
+        memory = Memory()
+        if scenario.remembered:
+            one(460, seed + 1000, memory)  # the run before this one
+        best_s.append(optimum(scenario.servers, count, seed))
+        ours.append(one(count, seed, memory))
+        if peer is not None and not scenario.auto:
+            job: dict[str, Any] = {"scenario": scenario.to_json(), "count": count, "seed": seed}
+            if servers is not None:
+                servers.begin(seed, count)
+                job |= {"urls": servers.urls, "messages": messages(jpeg), "fields": {"max_tokens": 100}}
+            theirs.append(peer.run(job))
+    row = {
+        "scenario": scenario.name,
+        "frames": count,
+        "runs": runs,
+        "optimum_s": round(statistics.median(best_s), 3),
+        "ours": summary(ours, best_s, count),
+    }
+    if theirs:
+        row["peer"] = summary(theirs, best_s, count)
+    return row
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", help="a Python that has multiplexer-llm")
+    parser.add_argument("--runs", type=int, default=9, help="runs of each row in virtual time (9); fewer for 4,600")
+    parser.add_argument("--http", action="store_true", help="also over loopback: takes real time")
+    parser.add_argument("--http-frames", default="46,460", help="numbers of frames over loopback (46,460)")
+    parser.add_argument("--http-runs", type=int, default=3)
+    parser.add_argument("--only", help="scenarios whose name contains this")
+    options = parser.parse_args()
+    scenarios = [s for s in SCENARIOS if not options.only or options.only in s.name]
+    figures: dict[str, Any] = {}
+    picture = io.BytesIO()
+    Image.effect_noise((640, 360), 40).convert("RGB").save(picture, "JPEG", quality=85)
+    with peer_of(options.peer_python) as peer:
+        rows = [
+            measure(s, n, max(3, options.runs // 3) if n > 1000 else options.runs, peer, None, b"")
+            for s in scenarios
+            for n in FRAMES
+        ]
+        report("Virtual time: scheduling alone (median of the runs; CPU per question of the whole process)", rows)
+        bare_s = statistics.median(bare_cpu(SCENARIOS[1], 4600, seed) for seed in range(5))
+        own_ms = max(r["ours"]["cpu_ms"] for r in rows if r["frames"] == 4600) - 1000 * bare_s / 4600 if rows else 0.0
+        print(f"\nThe pool's own CPU per question, the simulation's share ({1000 * bare_s / 4600:.3f} ms) taken off:"
+              f" {own_ms:.3f} ms at most.")  # fmt: skip
+        figures |= {"virtual": rows, "own_cpu_ms": round(own_ms, 4)}
+        if options.http:
+            rows = []
+            for scenario in scenarios:
+                with servers_of(scenario.servers) as servers:
+                    for count in map(int, options.http_frames.split(",")):
+                        runs = 1 if count > 1000 else options.http_runs
+                        rows.append(measure(scenario, count, runs, peer, servers, picture.getvalue()))
+                        print(".", end="", flush=True)
+            report("Loopback HTTP: real servers, real client (CPU with the HTTP client's)", rows)
+            figures["http"] = rows
+    print()
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
