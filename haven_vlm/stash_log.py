@@ -200,6 +200,13 @@ class PlainLogHandler(_ByteHandler):
             if fraction >= 1:
                 self._bar = b""
 
+    def close(self) -> None:
+        """Wipe the bar: what is printed next starts on a clean line."""
+        with self._held():
+            self._put(self._wiped())
+            self._bar = b""
+        super().close()
+
     def _wiped(self) -> bytes:
         return b"\r" + b" " * len(self._bar) + b"\r" if self._bar else b""
 
@@ -231,7 +238,7 @@ def install_logging(
         ours = stream is None
         if stream is None:
             terminal = plain and os.isatty(2)
-            stream = stack.enter_context(os.fdopen(os.dup(2), "wb", buffering=0))
+            stream = stack.enter_context(_copy_of(2))
         else:
             terminal = plain and stream.isatty()
         handler = PlainLogHandler(stream, terminal=terminal) if plain else StashLogHandler(stream)
@@ -290,6 +297,16 @@ def _hooks() -> Iterator[None]:
         sys.excepthook, threading.excepthook, sys.unraisablehook = before
 
 
+def _copy_of(descriptor: int) -> BinaryIO:
+    """The same file under another number; a sink when it was closed (`2>&-`), so that no database gets that number."""
+    try:
+        return os.fdopen(os.dup(descriptor), "wb", buffering=0)
+    except OSError:
+        sink = open(os.devnull, "wb", buffering=0)  # noqa: SIM115 - the caller closes it
+        os.dup2(sink.fileno(), descriptor)
+        return sink
+
+
 _NOISE_PER_S = 20
 """Lines of strangers per second that are worth an entry: a damaged video makes ffmpeg write thousands."""
 
@@ -298,6 +315,12 @@ _NOISE_PER_S = 20
 def _stderr_caught(own: BinaryIO) -> Iterator[None]:
     """Put a pipe behind descriptor 2; what comes out becomes debug records. `own` is the real stderr."""
     reading, writing = os.pipe()
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            # C code that writes a flood without letting Python run would wait for the reader below for ever
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
     os.dup2(writing, 2)
     os.close(writing)
     crashes_told = not faulthandler.is_enabled()
@@ -353,7 +376,7 @@ def stdout_taken() -> Iterator[Callable[[str], None]]:
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
-    with os.fdopen(os.dup(1), "wb", buffering=0) as own:
+    with _copy_of(1) as own:
 
         def write(text: str) -> None:
             view = memoryview(text.encode("utf-8", "replace") + b"\n")

@@ -324,6 +324,9 @@ def test_bar_on_a_terminal_makes_way_for_lines(stream: io.BytesIO) -> None:
     assert rest.endswith(b"scene 1 is done\n" + bar)
     handler.progress(1.0)
     assert stream.getvalue().endswith(b"[####################] 100% \n")
+    handler.progress(0.5)
+    handler.close()
+    assert stream.getvalue().endswith(b" \r")
 
 
 # --- a whole process ------------------------------------------------------------------------------------------
@@ -429,3 +432,23 @@ with install_logging(), stdout_taken() as answer:
     finally:
         os.close(writing)
     assert (done.returncode, done.stdout) == (0, b"ok\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors cannot be closed under Python there")
+def test_closed_descriptors_do_not_become_somebody_elses_file(tmp_path: Path) -> None:
+    """With `2>&-` the next file that is opened gets number 2, and a stray line ends up in a database."""
+    done = run(
+        f"""
+        import os
+        os.close(2)
+        from haven_vlm.stash_log import install_logging, stdout_taken
+        with install_logging(), stdout_taken() as answer:
+            with open({str(tmp_path / "database")!r}, "wb") as file:
+                os.write(2, b"noise\\n")
+                os.write(1, b"noise\\n")
+                assert file.fileno() > 2
+            answer("ok")
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"ok\n", b"")
+    assert (tmp_path / "database").read_bytes() == b""
