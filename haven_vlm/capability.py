@@ -37,6 +37,9 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "yellow": (240, 220, 40),
 }
 
+_FIRST, _SECOND = "blue", "green"
+"""Neither the first nor the last of the list: what a model that sees nothing says most often."""
+
 _SIDE_PX = 224
 _SYSTEM = "You are shown a picture of one plain colour."
 _USER = "Which colour is it: red, green, blue or yellow? Answer with one word."
@@ -115,17 +118,17 @@ async def probe(asker: Asker, server: Server, model: Model) -> Capabilities:
     """
     able = assumed(server, model)
     notes: list[str] = []
-    heard = await _put(asker, Wanted(_SYSTEM, _USER, _SCHEMA, _MAX_TOKENS, (plain_jpeg("red"),)), able)
+    heard = await _put(asker, Wanted(_SYSTEM, _USER, _SCHEMA, _MAX_TOKENS, (plain_jpeg(_FIRST),)), able)
     able = replace(able, refused_fields=heard.refused_fields, answer_s=heard.seconds, is_remote=heard.is_remote)
     if thought(heard.reply):
         able, heard = await _stop_thinking(asker, able, heard)
     elif able.thinking == "unknown" and able.thinking_switch in able.refused_fields | {""}:
         able = replace(able, thinking="none", thinking_switch="")
     able = replace(able, json_schema=_schema_state(heard, able), logprobs=_has_logprobs(heard))
-    is_right = _names(heard.reply) == {"red"}
+    is_right = _names(heard.reply) == {_FIRST}
     if not is_right:
-        heard = await _put(asker, Wanted(_SYSTEM, _USER, _SCHEMA, _MAX_TOKENS, (plain_jpeg("blue"),)), able)
-        is_right = _names(heard.reply) == {"blue"}
+        heard = await _put(asker, Wanted(_SYSTEM, _USER, _SCHEMA, _MAX_TOKENS, (plain_jpeg(_SECOND),)), able)
+        is_right = _names(heard.reply) == {_SECOND}
     if not is_right:
         notes.append(
             f"Could not confirm that “{able.model}” sees pictures: asked for the colour of two plain pictures, "
@@ -157,7 +160,7 @@ async def _put(asker: Asker, wanted: Wanted, able: Capabilities) -> Heard:
 
 async def _stop_thinking(asker: Asker, able: Capabilities, heard: Heard) -> tuple[Capabilities, Heard]:
     """Try the other ways to turn thinking off; if none works, give the model room to think."""
-    wanted = Wanted(_SYSTEM, _USER, _SCHEMA, _MAX_TOKENS, (plain_jpeg("red"),))
+    wanted = Wanted(_SYSTEM, _USER, _SCHEMA, _MAX_TOKENS, (plain_jpeg(_FIRST),))
     for switch in THINKING_SWITCHES:
         if switch == able.thinking_switch or switch in able.refused_fields:
             continue
@@ -172,14 +175,14 @@ async def _stop_thinking(asker: Asker, able: Capabilities, heard: Heard) -> tupl
 
 
 async def _try_two(asker: Asker, able: Capabilities) -> Capabilities:
-    pictures = (plain_jpeg("blue"), plain_jpeg("yellow"))
+    pictures = (plain_jpeg(_FIRST), plain_jpeg(_SECOND))
     try:
         heard = await asker.put(Wanted(_SYSTEM, _USER_TWO, _SCHEMA_TWO, _MAX_TOKENS, pictures), able)
     except EndpointError as exc:
-        if exc.fault in (EndpointFault.CONNECT, EndpointFault.LOADING, EndpointFault.AUTH):
+        if exc.fault in (EndpointFault.CONNECT, EndpointFault.LOADING, EndpointFault.AUTH, EndpointFault.RATE_LIMITED):
             raise
         return able  # it answered about one picture: that two are too many is no fault
-    both = _names(heard.reply) == {"blue", "yellow"}
+    both = _names(heard.reply) == {_FIRST, _SECOND}
     # the first question may have loaded the model: the quicker one is the better guess
     quicker = min(heard.seconds, able.answer_s or heard.seconds)
     return replace(able, several_pictures=both, refused_fields=heard.refused_fields, answer_s=quicker)

@@ -17,10 +17,11 @@ from haven_vlm.endpoint_faults import Verdict, judge
 from haven_vlm.endpoint_transport import Resolver, Transport
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Outcome, Prompt, Question
+from haven_vlm.model_choice import choose, nearest
 from haven_vlm.ports import Capabilities, CapabilityMemory
 from haven_vlm.privacy import is_local, redact
 from haven_vlm.prompts import parse_reply
-from haven_vlm.server_survey import Model, Server, choose, look, nearest, survey
+from haven_vlm.server_survey import Model, Server, look, survey
 from haven_vlm.settings import EndpointSettings
 
 MAX_RAW_CHARACTERS = 4000
@@ -69,6 +70,7 @@ class HttpEndpoint:
             clock=clock,
         )
         self._server: Server | None = None
+        self._kinds: dict[str, str] = {}
         self._capabilities: Capabilities | None = None
         self._probed_at = now()
         self._is_remote: bool | None = None
@@ -102,7 +104,7 @@ class HttpEndpoint:
     async def prepare(self) -> Capabilities:
         """See `VisionEndpoint.prepare`. What is remembered is used while the server offers the same as then."""
         self._check_key()
-        server = await survey(self._transport, wanted=self._settings.model, fail=self._failure)
+        server = await survey(self._transport, wanted=self._settings.model, fail=self._failure, kinds=self._kinds)
         self._server, self._is_remote = server, server.is_remote
         model = choose(server, self._settings.model, fail=lambda verdict: self._failure(verdict, None))
         value = self._memory.get(self._memory_key(model.id)) if self._memory is not None else None
@@ -264,6 +266,8 @@ class HttpEndpoint:
         if verdict.fault is EndpointFault.MODEL and not fix:
             names = [m.id for m in self._server.models] if self._server is not None else []
             fix = nearest(self.model, names) if names else "Set `model` of this endpoint to one the server has."
+        if verdict.fault is EndpointFault.SERVER and status is not None:
+            fix = fix or "Look into the server's log." + ("" if self._key else " If it wants a key, set api_key.")
         return EndpointError(
             message,
             endpoint=self.name,

@@ -149,6 +149,7 @@ _FLAGGED = re.compile(
     r"safety (?:system|filter)|prohibited_content|data_inspection_failed",
     re.I,
 )
+_NO_KEY = re.compile(r"no connected db|no api key passed|api key not valid|invalid api key|api_key_invalid", re.I)
 _POISON = re.compile(r"model produced output that does not match", re.I)
 _NO_SYSTEM = re.compile(
     r"system (?:role|message|prompt)s?[^.]{0,30}not[^.]{0,20}support|does not support[^.]{0,20}system", re.I
@@ -241,6 +242,8 @@ def _by_words(status: int, error: ErrorText, sent: Collection[str], wait: float 
         return Verdict(EndpointFault.SERVER, said, outcome=Outcome.UNPARSABLE)
     if effective != 401 and _FLAGGED.search(words):
         return Verdict(EndpointFault.OTHER, said, outcome=Outcome.FILTERED)
+    if _NO_KEY.search(words):
+        return Verdict(EndpointFault.AUTH, said, _FIX_KEY)
     if effective in (401, 402, 407) or (effective == 429 and not _QUOTA.search(words)):
         return None
     if _QUOTA.search(words):

@@ -7,10 +7,9 @@ llama.cpp b11434, vLLM 0.33, SGLang 0.5, Ollama 2026-08, LM Studio 0.4, mlx-vlm 
 from __future__ import annotations
 
 import asyncio
-import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -93,13 +92,20 @@ async def look(transport: Transport, url: str, *, post: Mapping[str, object] | N
     return _Page(reply, data, judge(reply.status, reply.headers, reply.body))
 
 
-async def survey(transport: Transport, *, wanted: str, fail: Callable[[Verdict, int], EndpointError]) -> Server:
+async def survey(
+    transport: Transport,
+    *,
+    wanted: str,
+    fail: Callable[[Verdict, int], EndpointError],
+    kinds: MutableMapping[str, str] | None = None,
+) -> Server:
     """Ask the server for its models and, in its own way, for what they can do.
 
     Args:
         transport: open.
         wanted: model of the settings; with one, a server that lists no models will do.
         fail: makes an error of a verdict and a status.
+        kinds: what was found out about servers that do not say what they are, so that they are asked once.
 
     Raises:
         EndpointError: no answer, no API there, a wrong key, or it is loading.
@@ -111,7 +117,11 @@ async def survey(transport: Transport, *, wanted: str, fail: Callable[[Verdict, 
     kind = _kind(transport.base_url, page.reply.headers, entries)
     models = [_generic(e) for e in entries]
     if kind == "unknown" and not page.reply.is_remote:
-        kind = await _ask_around(transport)
+        kinds = {} if kinds is None else kinds
+        looks = _fingerprint(page, entries, models)
+        if looks not in kinds:
+            kinds[looks] = await _ask_around(transport)
+        kind = kinds[looks]
     details = _DETAILS.get(kind)
     if details is not None:
         models = await details(transport, models, wanted, fail)
@@ -286,72 +296,6 @@ def _fingerprint(page: _Page, entries: Sequence[Mapping[str, object]], models: S
     own = [[m.id, m.sees, m.thinks, m.parallel] for m in models]
     text = json.dumps([page.reply.headers.get("server", ""), steady, own], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-# --- which model ----------------------------------------------------------------------------------------------
-
-
-def choose(server: Server, wanted: str, *, fail: Callable[[Verdict], EndpointError]) -> Model:
-    """The model to ask for: the one that is wanted, else the vision model that is loaded.
-
-    Raises:
-        EndpointError: MODEL, with the names there are.
-    """
-    names = [m.id for m in server.models]
-    if wanted:
-        found = _by_name(server.models, wanted)
-        if found is None and names and server.checks_names:
-            raise fail(Verdict(EndpointFault.MODEL, f"there is no model “{wanted}”", fix=nearest(wanted, names)))
-        model = found or Model(wanted)
-        if found is None and server.kind == "llama.cpp" and len(names) == 1:
-            model = server.models[0]  # it answers to any name
-    else:
-        model = _loaded(server, fail)
-    if model.sees is False:
-        able = [m.id for m in server.models if m.sees and m.id != model.id]
-        fix = f"Set `model` to one that does: {', '.join(able[:8])}." if able else _FIX_EYES
-        raise fail(Verdict(EndpointFault.MODEL, f"the model “{model.id}” does not see pictures", fix=fix))
-    return model
-
-
-_FIX_EYES = "Load a vision model there (llama.cpp: also its mmproj file), or set `model` to one that sees pictures."
-
-
-def _by_name(models: Sequence[Model], wanted: str) -> Model | None:
-    for name in (wanted, f"{wanted}:latest", f"models/{wanted}"):
-        if (found := next((m for m in models if m.id == name), None)) is not None:
-            return found
-    alike = [m for m in models if m.id.casefold() == wanted.casefold()]
-    return alike[0] if len(alike) == 1 else None
-
-
-def _loaded(server: Server, fail: Callable[[Verdict], EndpointError]) -> Model:
-    candidates = [m for m in server.models if m.sees is not False] or list(server.models)
-    for narrowed in (
-        [m for m in candidates if m.loaded and m.sees],
-        [m for m in candidates if m.loaded],
-        [m for m in candidates if m.sees],
-        candidates,
-    ):
-        if len(narrowed) == 1 or (narrowed and server.kind in ("vllm", "sglang")):
-            return narrowed[0]
-        if narrowed:
-            break
-    if not server.models:
-        raise fail(Verdict(EndpointFault.MODEL, "it offers no model", fix="Load a vision model there, or set `model`."))
-    several = ", ".join(m.id for m in narrowed[:8]) + (" …" if len(narrowed) > 8 else "")
-    fix = f"Set `model` of this endpoint to one of: {several}."
-    raise fail(Verdict(EndpointFault.MODEL, "it offers several models, and none is named in the settings", fix=fix))
-
-
-def nearest(wanted: str, names: Sequence[str]) -> str:
-    """A sentence that names what there is, the most similar first."""
-    if not names:
-        return "The server offers no model; load one there."
-    folded = {n.casefold(): n for n in names}
-    close = difflib.get_close_matches(wanted.casefold(), list(folded), n=1, cutoff=0.5)
-    guess = f"Did you mean “{folded[close[0]]}”? " if close else ""
-    return f"{guess}There are: {', '.join(sorted(names)[:12])}{' …' if len(names) > 12 else ''}."
 
 
 # --- servers nobody configured --------------------------------------------------------------------------------

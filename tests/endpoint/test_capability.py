@@ -87,7 +87,7 @@ async def test_the_switch_that_works_is_found_and_used(stub: Stub, connect: Conn
     async def reply(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         if works in body:
-            return web.json_response(completion('{"colour":"red"}' if "colour" in str(body) else '{"tags":[]}'))
+            return web.json_response(completion('{"colour":"blue"}' if "colour" in str(body) else '{"tags":[]}'))
         return web.json_response(
             completion("", choice={"finish_reason": "length"}, message={"reasoning_content": "Hmm, let me see."})
         )
@@ -105,7 +105,7 @@ async def test_the_switch_that_works_is_found_and_used(stub: Stub, connect: Conn
 
 async def test_thinking_inside_the_answer_is_noticed(stub: Stub, connect: Connect) -> None:
     stub.says("/v1/models", {"data": [{"id": "thinker"}]})
-    stub.says("/v1/chat/completions", completion("<think>it looks red</think>red"))
+    stub.says("/v1/chat/completions", completion("<think>red or blue?</think>blue"))
     endpoint = await connect(stub.base_url)
     able = await endpoint.prepare()
     assert able.thinking == "always"
@@ -115,11 +115,11 @@ async def test_thinking_inside_the_answer_is_noticed(stub: Stub, connect: Connec
 
 async def test_an_empty_thought_is_none(stub: Stub, connect: Connect) -> None:
     stub.says("/v1/models", {"data": [{"id": "m"}]})
-    stub.says("/v1/chat/completions", completion("<think>\n\n</think>\n\nred"))
+    stub.says("/v1/chat/completions", completion("<think>\n\n</think>\n\nblue"))
     assert (await (await connect(stub.base_url)).prepare()).thinking == "unknown"
 
 
-@pytest.mark.parametrize("content", ["It is a lovely day.", "green", "", "I cannot see any picture."])
+@pytest.mark.parametrize("content", ["It is a lovely day.", "yellow", "", "I cannot see any picture."])
 async def test_sight_that_cannot_be_confirmed_is_said_and_no_failure(
     stub: Stub, connect: Connect, content: str
 ) -> None:
@@ -182,7 +182,7 @@ async def test_two_pictures_too_many_are_no_fault(stub: Stub, connect: Connect) 
     async def reply(request: web.Request) -> web.StreamResponse:
         if (await request.read()).count(b"image_url") > 2:
             return web.json_response({"error": {"message": "At most 1 image(s) may be provided"}}, status=400)
-        return web.json_response(completion("red"))
+        return web.json_response(completion("blue"))
 
     stub.says("/v1/models", {"data": [{"id": "m", "owned_by": "vllm"}]})
     stub.replies["/v1/chat/completions"] = reply

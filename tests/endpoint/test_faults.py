@@ -31,6 +31,8 @@ CASES: list[tuple[int, Any, F]] = [
     (401, {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}, F.AUTH),
     (403, {"detail": "Not authenticated"}, F.AUTH),
     (403, b"<html><head><title>403 Forbidden</title></head></html>", F.AUTH),
+    (400, openai("No connected db.", "400", "no_db_connection"), F.AUTH),
+    (400, [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}], F.AUTH),
     (402, openai("Insufficient credits"), F.QUOTA),
     (429, openai("You exceeded your current quota", "insufficient_quota"), F.QUOTA),
     # too much

@@ -11,7 +11,8 @@ from demo.vision_server import VisionServer
 from haven_vlm.endpoint_faults import Verdict
 from haven_vlm.errors import EndpointError
 from haven_vlm.errors import EndpointFault as F
-from haven_vlm.server_survey import Model, Server, choose, discover, nearest
+from haven_vlm.model_choice import choose, nearest
+from haven_vlm.server_survey import Model, Server, discover
 from tests.endpoint.conftest import Connect, Stub, completion
 
 VLLM = {"object": "list", "data": [{"id": "Qwen/Qwen3-VL-8B", "owned_by": "vllm", "max_model_len": 8192}]}
@@ -22,7 +23,7 @@ LMS = {"data": [{"id": "qwen-vl", "owned_by": "organization_owner"}, {"id": "gem
 
 async def able(stub: Stub, connect: Connect, models: Any, **options: Any) -> Any:
     stub.says("/v1/models", models)
-    stub.says("/v1/chat/completions", completion('{"colour":"red"}'))
+    stub.says("/v1/chat/completions", completion('{"colour":"blue"}'))
     return await (await connect(stub.base_url, **options)).prepare()
 
 
@@ -83,6 +84,16 @@ async def test_ollama_is_recognised_by_its_own_interface(stub: Stub, connect: Co
     stub.says("/api/show", {"capabilities": ["vision"]})
     got = await able(stub, connect, {"data": [{"id": "me/mine:latest", "owned_by": "me"}]})
     assert got.server == "ollama"
+
+
+async def test_a_server_that_does_not_say_what_it_is_is_asked_around_once(stub: Stub, connect: Connect) -> None:
+    stub.says("/v1/models", {"data": [{"id": "m"}]})
+    stub.says("/v1/chat/completions", {"error": {"message": "Rate limit reached"}}, status=429)
+    endpoint = await connect(stub.base_url)
+    for _ in range(3):
+        with pytest.raises(EndpointError):
+            await endpoint.prepare()
+    assert stub.paths().count("/api/version") == 1
 
 
 async def test_lm_studio_uses_the_vision_model_that_is_loaded(stub: Stub, connect: Connect) -> None:
