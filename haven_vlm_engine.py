@@ -16,10 +16,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from haven_vlm.likeness import is_blank, same_picture
-
 from haven_vlm.errors import HavenError, MediaUnreadable
 from haven_vlm.facts import Answer, Frame, Glimpse, Outcome, Prompt, Question, Sample, Term, Wish
+from haven_vlm.likeness import is_blank, same_picture
 from haven_vlm.ports import (
     Analysis,
     AnswerKey,

@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
     from demo.stash import Run, running_stash, start_task
 
     tags = TAGS[:8]
-    plan = random_plan(options.minutes * 60, tags=tags, spans=round(8 * max(1.0, options.minutes)), longest_s=15, seed=3)
+    plan = random_plan(
+        options.minutes * 60, tags=tags, spans=round(8 * max(1.0, options.minutes)), longest_s=15, seed=3
+    )
     print(f"Making a clip of {options.minutes:g} min …", flush=True)
     clip = cached_clip(RESULTS / "clips", plan)
     with ExitStack() as stack:
