@@ -19,12 +19,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from haven_vlm.errors import DependencyError
+from haven_vlm.run_lock import wait_lock
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,10 @@ def _install(home: Path, name: str, requirements: Sequence[Requirement], python:
     """Fill `home/name` with pip, once, whoever else tries at the same time; an interrupted try leaves nothing."""
     home.mkdir(parents=True, exist_ok=True)
     folder = home / name
-    with _folder_lock(home / "lock"):
+    lock = wait_lock(home / "lock", patience_s=INSTALL_TIMEOUT_S)  # it vanishes with its process, however that dies
+    if lock is None:
+        raise _PipFailed("another run has been installing packages for too long")
+    with lock:
         if anew and folder.exists():
             shutil.rmtree(folder)
         if _complete(folder):
@@ -287,36 +290,3 @@ def _run_pip(python: str, target: Path, requirements: Sequence[Requirement]) -> 
             installed.append({"name": meta.get("name", "?"), "version": meta.get("version", "?"), "hash": sha})
         report_file.unlink()  # it names addresses that are nobody's business later
     return installed
-
-
-@contextlib.contextmanager
-def _folder_lock(
-    path: Path,
-    *,
-    patience_s: float = INSTALL_TIMEOUT_S,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[None]:
-    """Hold an operating system's lock on a file; it vanishes with the process, so nothing is ever left behind."""
-    with open(path, "a+b") as handle:
-        deadline = clock() + patience_s
-        while not _try_lock(handle.fileno()):
-            if clock() > deadline:
-                raise _PipFailed("another run has been installing packages for too long")
-            sleep(0.2)
-        yield
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

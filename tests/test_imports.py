@@ -15,8 +15,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("basics", "haven_vlm errors facts haven_vlm_utility likeness location"),
     (
         "contracts and pure logic",
-        """ports settings prompts progress reports spans refinement shots sampling timeline resilience concurrency stations
-        confidence framing tone privacy endpoint_faults ownership undo_plan selection together stash_address
+        """ports settings prompts progress reports spans refinement shots sampling timeline resilience concurrency
+        stations confidence framing tone privacy endpoint_faults ownership undo_plan selection together stash_address
         stash_faults stash_queries""",
     ),
     (
@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("tasks", "tasks"),
     ("edge", "haven_vlm_connector"),
 )
-"""Layers of docs/architecture.md, lowest first. A file imports from its own layer and those below; never in a circle."""
+"""Layers of docs/architecture.md, lowest first. A file imports from its own and those below, never in a circle."""
 
 ROWS = {
     name if name.startswith("haven_") else f"haven_vlm.{name}": row
