@@ -38,6 +38,7 @@ PLUGIN_DIR = Path(__file__).resolve().parent
 
 MODES = {
     "tag_videos": "look at the scenes tagged VLM_TagMe, and write tags and markers",
+    "tag_images": "look at the images tagged VLM_TagMe, and at those of tagged galleries, and write tags",
     "preview": "the same, but only report what would be written",
     "update": "apply changed settings to the scenes tagged VLM_UpdateMe; asks only about new tags",
     "undo": "take back what the last run wrote, except what was changed since",
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one task; returns the exit code: 0 when the run did what was asked, 1 otherwise, 2 for a wrong command."""
     if arguments:
         return _at_a_shell(arguments)
-    with stdout_taken() as write, install_logging() as display:
+    with install_logging() as display, stdout_taken() as write:
         output, error = serve(read_envelope, display)
         write(reply(output or "ok", error=error or None))
     return 1 if error else 0
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _at_a_shell(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    with stdout_taken() as write, install_logging(plain=True, verbose=options.verbose) as display:
+    with install_logging(plain=True, verbose=options.verbose) as display, stdout_taken() as write:
         output, error = serve(lambda _: _envelope(options, os.environ), display, data=b"")
         if options.json:
             write(reply(output or "ok", error=error or None))
@@ -78,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("mode", choices=MODES, metavar="MODE", help="what to do; see below")
     parser.add_argument("--stash", required=True, metavar="URL", help="address of Stash, such as http://nas:9999")
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds Stash's API key")
-    parser.add_argument("--ids", help="work on these scenes (numbers, separated by commas) instead of the tagged ones")
+    parser.add_argument(
+        "--ids", help="work on these scenes or images (numbers, separated by commas) instead of the tagged ones"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="work on so many scenes at most")
     parser.add_argument("--everything", action="store_true", help="update: all scenes tagged before; undo: all runs")
     parser.add_argument("--run", type=int, metavar="N", help="undo: this run instead of the last")
@@ -154,7 +157,10 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     # only now: bootstrap has made sure that the packages behind these modules are there
     from haven_media_handler import StashLibrary
     from haven_vlm.endpoint import HttpEndpoint
+    from haven_vlm.fetching import http_fetch
     from haven_vlm.files import JsonMemory
+    from haven_vlm.image_engine import Moments
+    from haven_vlm.image_task import still_prompt
     from haven_vlm.journal import Journal
     from haven_vlm.multiplexer import Multiplexer
     from haven_vlm.picture import Preparation
@@ -200,6 +206,20 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 log_frames=settings.log_frames,
             )
 
+        def make_clip_analyzer(terms: Sequence[Term], any_model: bool) -> BuiltInEngine:
+            return BuiltInEngine(
+                pool=pool,
+                store=journal,
+                make_prompt=still_prompt(settings),
+                terms=terms,
+                make_sampler=lambda duration_ms, _: Moments(duration_ms, settings.image_moments),
+                progress=Progress(lambda _: None),  # an image counts as one, whatever is in it
+                skip_similar=settings.skip_similar_frames,
+                any_model=any_model,
+                log_frames=settings.log_frames,
+            )
+
+        fetch = await stack.enter_async_context(http_fetch(verify_tls=call.connection.verify_tls))
         run_id = await journal.start_run(call.mode)
         context = TaskContext(
             settings=settings,
@@ -209,6 +229,8 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             pool=pool,
             endpoints=endpoints,
             make_analyzer=make_analyzer,
+            make_clip_analyzer=make_clip_analyzer,
+            fetch=fetch,
             progress=progress,
             preparation=Preparation(max_side_px=settings.image_max_side, jpeg_quality=settings.jpeg_quality),
             open_video=VideoReader,

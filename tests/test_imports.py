@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     ("services", "scheduling pool_member outage settling multiplexer applying undoing batch_writing marks"),
     ("engines", "haven_vlm_engine image_engine image_looking"),
-    ("runs", "videos images galleries"),
+    ("runs", "videos images galleries image_task"),
     ("tasks", "tasks"),
     ("edge", "haven_vlm_connector"),
 )
@@ -45,7 +45,7 @@ ONLY = {
     "av": {"opening", "container", "decoding", "frame_image", "media"},
     "aiohttp": {"endpoint_transport", "endpoint_troubles", "fetching"},
     "stashapi": {"haven_media_handler"},
-    "requests": {"stash_transport", "haven_media_handler"},
+    "requests": {"stash_transport"},
     "sqlite3": {
         "journal", "journal_answers", "journal_damage", "journal_ownership", "journal_runs", "journal_schema",
         "journal_thread",
