@@ -60,8 +60,8 @@ class Progress:
         self._settled = 0
 
     def media(self, count: int) -> None:
-        """Say how many media the run is about."""
-        self._media = count
+        """Say how many (more) media the run is about."""
+        self._media += count
 
     def plan(self, lane: str, planned: int) -> None:
         """Say (anew) how many questions this medium will probably take in all."""

@@ -14,13 +14,15 @@ from haven_vlm.applying import Applier
 from haven_vlm.errors import ConfigError, EndpointError
 from haven_vlm.facts import Kind, TagRef, Term
 from haven_vlm.files import write_atomically
+from haven_vlm.image_task import ImageTask
 from haven_vlm.journal import Journal
 from haven_vlm.marks import Marks, ensure_marks, find_marks
 from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.picture import Preparation
-from haven_vlm.ports import Analyzer, StashGateway, VisionEndpoint
+from haven_vlm.ports import Analyzer, FetchBytes, StashCollections, VisionEndpoint
 from haven_vlm.progress import Progress
 from haven_vlm.reports import RunReport, Status, WorkResult
+from haven_vlm.selection import select
 from haven_vlm.settings import Settings
 from haven_vlm.undoing import Scope, Undoer, Undone
 from haven_vlm.videos import OpenVideo, VideoRun, VideoWork
@@ -78,12 +80,15 @@ class TaskContext:
 
     settings: Settings
     options: Options
-    gateway: StashGateway
+    gateway: StashCollections
     journal: Journal
     pool: Multiplexer
     endpoints: Sequence[VisionEndpoint]
     make_analyzer: Callable[[Sequence[Term], bool], Analyzer]
     """Vocabulary; whether answers of any model count as known."""
+    make_clip_analyzer: Callable[[Sequence[Term], bool], Analyzer]
+    """The same for clips among the images: a few moments of each, and the wording for stills."""
+    fetch: FetchBytes
     progress: Progress
     preparation: Preparation
     open_video: OpenVideo
@@ -110,22 +115,30 @@ def terms_of(settings: Settings) -> tuple[Term, ...]:
     return tuple(Term(t.name, t.definition, t.aliases) for t in settings.tag_list)
 
 
+_ALL = (Kind.SCENE, Kind.IMAGE, Kind.GALLERY)
+
+
 async def tag_videos(context: TaskContext) -> TaskResult:
     """Look at all scenes with the trigger tag, and write tags and markers."""
-    return await _videos(context, write=True, recall=False)
+    return await _media(context, (Kind.SCENE,), write=True, recall=False)
+
+
+async def tag_images(context: TaskContext) -> TaskResult:
+    """Look at all images with the trigger tag, and at those of galleries that have it, and write tags."""
+    return await _media(context, (Kind.IMAGE, Kind.GALLERY), write=True, recall=False)
 
 
 async def preview(context: TaskContext) -> TaskResult:
-    """As `tag_videos`, but write nothing except a report. Answers are kept, so tagging later asks nothing again."""
-    return await _videos(context, write=False, recall=False)
+    """As tagging, but write nothing except a report. Answers are kept, so tagging later asks nothing again."""
+    return await _media(context, _ALL, write=False, recall=False)
 
 
 async def update(context: TaskContext) -> TaskResult:
-    """Apply the present settings to what is known of scenes with the update tag; ask only about new tags."""
-    return await _videos(context, write=True, recall=True)
+    """Apply the present settings to what is known of media with the update tag; ask only about new tags."""
+    return await _media(context, _ALL, write=True, recall=True)
 
 
-async def _videos(context: TaskContext, *, write: bool, recall: bool) -> TaskResult:
+async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, recall: bool) -> TaskResult:
     began = context.clock()
     started = context.now().isoformat(timespec="seconds")
     applier = Applier(context.gateway, context.journal)
@@ -135,29 +148,67 @@ async def _videos(context: TaskContext, *, write: bool, recall: bool) -> TaskRes
     else:
         marks = await find_marks(context.gateway, context.settings)
     mark = marks.update if recall else marks.trigger
-    ids = await _selection(context, marks, mark, everything=recall and context.options.everything)
-    if not ids:
-        return TaskResult(_nothing_to_do(mark, marks), ok=True)
-    log.info("%s to look at", count_text(len(ids), "scene"))
+    if context.options.ids:
+        kinds = kinds[:1]  # numbers mean scenes, or for Tag Images images
+    ids = {kind: await _selection(context, kind, marks, mark, recall=recall) for kind in kinds}
+    if not any(ids.values()):
+        return TaskResult(_nothing_to_do(mark, marks, kinds), ok=True)
+    log.info("To look at: %s", ", ".join(count_text(len(some), str(kind)) for kind, some in ids.items() if some))
     if not recall:
         await context.pool.prepared()  # which models will answer decides which answers are known already
-    work = VideoWork(
-        settings=context.settings,
+    results: list[WorkResult] = []
+    for kind, some in ids.items():
+        if some and not any(r.ended_because for r in results):
+            work = _work(context, kind, applier, marks, write=write, recall=recall)
+            results.append(await work(some, mark))
+    result = WorkResult(
+        tuple(m for r in results for m in r.media), next((r.ended_because for r in results if r.ended_because), "")
+    )
+    return await _report(context, result, started, context.clock() - began, written=write)
+
+
+def _work(
+    context: TaskContext, kind: Kind, applier: Applier, marks: Marks, *, write: bool, recall: bool
+) -> Callable[[Sequence[str], TagRef], Awaitable[WorkResult]]:
+    """What works on media of this kind: ids and the tag that selected them → what became of them."""
+    settings, terms = context.settings, terms_of(context.settings)
+    only_marked = _is_marked_only(context)
+    if kind is Kind.SCENE:
+        work = VideoWork(
+            settings=settings,
+            gateway=context.gateway,
+            analyzer=context.make_analyzer(terms, recall),
+            applier=applier,
+            claims=context.journal.claims,
+            progress=context.progress,
+            marks=marks,
+            preparation=context.preparation,
+            open_video=context.open_video,
+            run_id=context.run_id,
+            write=write,
+            recall=recall,
+            only_marked=only_marked,
+        )
+        return lambda ids, mark: VideoRun(work, mark=mark).run(ids)
+    task = ImageTask(
+        settings=settings,
         gateway=context.gateway,
-        analyzer=context.make_analyzer(terms_of(context.settings), recall),
+        journal=context.journal,
+        pool=context.pool,
         applier=applier,
-        claims=context.journal.claims,
-        progress=context.progress,
         marks=marks,
+        progress=context.progress,
         preparation=context.preparation,
         open_video=context.open_video,
+        clips=context.make_clip_analyzer(terms, recall),
+        fetch=context.fetch,
+        terms=terms,
         run_id=context.run_id,
         write=write,
         recall=recall,
-        only_marked=not context.options.ids and not context.options.everything,
+        only_marked=only_marked,
     )
-    result = await VideoRun(work, mark=mark).run(ids)
-    return await _report(context, result, started, context.clock() - began, written=write)
+    return lambda ids, mark: task.run(kind, ids, mark=mark)
 
 
 async def _finish_earlier(applier: Applier) -> None:
@@ -169,23 +220,39 @@ async def _finish_earlier(applier: Applier) -> None:
         log.warning("What an earlier run had begun to write to %s cannot be finished: %s", medium, reason)
 
 
-async def _selection(context: TaskContext, marks: Marks, mark: TagRef, *, everything: bool) -> list[str]:
-    """Ids of the scenes to work on: all of them first, because the marks go off while the run goes on."""
-    if context.options.ids:
-        ids = list(context.options.ids)
+def _is_marked_only(context: TaskContext) -> bool:
+    """Whether media must still carry the mark when their turn comes."""
+    return not context.options.ids and not context.options.everything and context.settings.select == "tagged"
+
+
+async def _selection(context: TaskContext, kind: Kind, marks: Marks, mark: TagRef, *, recall: bool) -> list[str]:
+    """Ids of the media to work on: all of them first, because the marks go off while the run goes on."""
+    options, settings = context.options, context.settings
+    if options.ids:
+        ids = list(options.ids)
+    elif recall and options.everything:
+        ids = await context.gateway.media_ids(kind, marks.tagged.id) if marks.tagged.id else []
+    elif recall or kind is Kind.GALLERY:  # galleries are worked on only when they are tagged
+        ids = await context.gateway.media_ids(kind, mark.id) if mark.id else []
     else:
-        tag = marks.tagged if everything else mark
-        ids = await context.gateway.media_ids(Kind.SCENE, tag.id) if tag.id else []
-    return ids[: context.options.limit]
+        done = (marks.tagged.id, marks.errored.id)
+        ids = await select(context.gateway, kind, settings, trigger_id=mark.id, done_ids=done)
+    return ids[: options.limit]
 
 
-def _nothing_to_do(mark: TagRef, marks: Marks) -> str:
+def _nothing_to_do(mark: TagRef, marks: Marks, kinds: Sequence[Kind]) -> str:
     if mark.name in marks.created:
         return (
-            f"The tag “{mark.name}” did not exist yet; it does now. Put it on the scenes you want looked at, "
-            f"and start the task again."
+            f"The tag “{mark.name}” did not exist yet; it does now. Put it on the {_listed(kinds, 'and')} you want "
+            "looked at, and start the task again."
         )
-    return f"Nothing to do: no scene is tagged “{mark.name}”."
+    return f"Nothing to do: no {_listed(kinds, 'or')} is tagged “{mark.name}”."
+
+
+def _listed(kinds: Sequence[Kind], last: str) -> str:
+    """'scenes, images and galleries', or 'scene, image or gallery'."""
+    words = [count_text(2, str(k)).split(" ")[1] if last == "and" else str(k) for k in kinds]
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else words[0]
 
 
 async def _report(
@@ -286,6 +353,7 @@ async def check_endpoints(context: TaskContext) -> TaskResult:
 
 TASKS: Mapping[str, Task] = {
     "tag_videos": tag_videos,
+    "tag_images": tag_images,
     "preview": preview,
     "update": update,
     "undo": undo,
