@@ -10,6 +10,7 @@ from pathlib import Path
 from graphql import (
     DocumentNode,
     ExecutionResult,
+    FieldNode,
     GraphQLError,
     GraphQLInputObjectType,
     GraphQLObjectType,
@@ -18,6 +19,7 @@ from graphql import (
     GraphQLUnionType,
     OperationDefinitionNode,
     OperationType,
+    SelectionNode,
     SelectionSetNode,
     build_schema,
     execute_sync,
@@ -146,6 +148,15 @@ def _execute(parsed: DocumentNode, operation: OperationDefinitionNode, given: Ro
     return execute_sync(schema(), parsed, context_value=call, variable_values=given, operation_name=name)
 
 
+def _by_answer(operation: OperationDefinitionNode) -> list[tuple[SelectionNode, ...]]:
+    """Root selections; those that answer under one name are one field, to be carried out once."""
+    groups: dict[str, list[SelectionNode]] = {}
+    for number, node in enumerate(operation.selection_set.selections):
+        answer = (node.alias or node.name).value if isinstance(node, FieldNode) else f"...{number}"
+        groups.setdefault(answer, []).append(node)
+    return [tuple(group) for group in groups.values()]
+
+
 def _execute_each(parsed: DocumentNode, operation: OperationDefinitionNode, given: Row, call: Call) -> ExecutionResult:
     """One mutation after another, to the end: a failure does not keep the later ones from being carried out.
 
@@ -154,13 +165,13 @@ def _execute_each(parsed: DocumentNode, operation: OperationDefinitionNode, give
     data: Row | None = {}
     errors: list[GraphQLError] = []
     others = tuple(node for node in parsed.definitions if not isinstance(node, OperationDefinitionNode))
-    for selection in operation.selection_set.selections:
+    for selections in _by_answer(operation):
         alone = OperationDefinitionNode(
             operation=operation.operation,
             name=operation.name,
             variable_definitions=operation.variable_definitions,
             directives=operation.directives,
-            selection_set=SelectionSetNode(selections=(selection,)),
+            selection_set=SelectionSetNode(selections=selections),
         )
         result = _execute(DocumentNode(definitions=(alone, *others)), alone, given, call)
         errors += result.errors or []

@@ -16,22 +16,18 @@ from demo.stash.criteria import (
     chosen,
     combined,
     counted,
-    duration,
-    fingerprint,
     flag,
     joined,
     marker_tagged,
     missing,
     moment,
     number,
-    of_file,
-    path,
-    resolution,
     tagged,
     text,
     text_condition,
     where,
 )
+from demo.stash.file_criteria import duration, fingerprint, of_file, path, resolution
 from demo.stash.queries import Kind
 from demo.stash.store import Row, Store, marks
 

@@ -9,7 +9,6 @@ from demo.stash.backend import Fields, Info, call_of
 from demo.stash.criteria import as_int
 from demo.stash.jobs import Job
 from demo.stash.manifest import Manifest, Operation
-from demo.stash.scanner import scan
 from demo.stash.settings import stored
 from demo.stash.store import Row, StashError
 
@@ -243,6 +242,8 @@ def metadata_scan(_root: Any, info: Info, input: Row) -> int:
         roots = [Path(stash["path"]) for stash in call.backend.settings.general_result()["stashes"]]
 
     def execute(job: Job) -> None:
+        from demo.stash.scanner import scan  # here, because the video library takes long to load
+
         scan(call.store, roots)
         job.progress = None
 

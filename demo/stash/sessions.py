@@ -8,6 +8,7 @@ import hmac
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import formatdate
 
 from demo.stash.settings import ServerSettings
 
@@ -60,7 +61,8 @@ class Sessions:
     def set_cookie(self, session: Session) -> str:
         """Value of a Set-Cookie header."""
         lifetime = self._settings.max_session_age_s
-        age = f"; Max-Age={lifetime}" if lifetime else ""
+        until = formatdate(self._clock() + lifetime, usegmt=True)
+        age = f"; Expires={until}; Max-Age={lifetime}" if lifetime else ""
         return f"session={self.issue(session)}; Path=/{age}; SameSite=Lax"
 
     def authenticate(self, api_key: str, cookie_header: str) -> tuple[Session, bool]:

@@ -124,6 +124,11 @@ def test_mutations_behind_a_failed_one_are_carried_out_even_when_data_is_null(se
     assert [tag["name"] for tag in server.data("{ findTags { tags { name } } }")["findTags"]["tags"]] == ["A", "C"]
 
 
+def test_the_same_mutation_twice_under_one_name_is_carried_out_once(server: Server) -> None:
+    query = 'mutation { tagCreate(input: {name: "A"}) { name } tagCreate(input: {name: "A"}) { aliases } }'
+    assert server.data(query) == {"tagCreate": {"name": "A", "aliases": []}}
+
+
 def test_whole_floats_have_no_decimal_point(server: Server) -> None:
     response = server.http.post(
         f"{server.url}/graphql",
@@ -146,6 +151,8 @@ def test_bodies_that_are_no_graphql_request(server: Server) -> None:
     assert post(f"{server.url}/graphql", data="{bad", headers=headers, timeout=30).status_code == 400
     assert post(f"{server.url}/graphql", data="[]", headers=headers, timeout=30).status_code == 400
     assert post(f"{server.url}/graphql", data="{}", headers=headers, timeout=30).status_code == 422
+    listed = '{"query": "{version{hash}}", "variables": []}'
+    assert post(f"{server.url}/graphql", data=listed, headers=headers, timeout=30).status_code == 400
     plain = headers | {"Content-Type": "text/plain"}
     assert post(f"{server.url}/graphql", data="{}", headers=plain, timeout=30).status_code == 400
 
