@@ -34,7 +34,7 @@ from haven_vlm_utility import clock_text, first_error
 
 log = logging.getLogger(__name__)
 
-SPARE_BYTES = 24 * 1024 * 1024
+SPARE_BYTES = 8 * 1024 * 1024
 """Most that decoded pictures kept for the next pass may take, for each video."""
 
 SamplerFactory = Callable[[int, tuple[Glimpse, ...] | None], Sampler]
