@@ -52,7 +52,7 @@ class Requirement:
 
 
 REQUIREMENTS = (
-    Requirement("aiohttp", "aiohttp", "3.10"),
+    Requirement("aiohttp", "aiohttp", "3.10.11"),
     Requirement("av", "av", "15.0"),
     Requirement("PIL", "pillow", "10.4"),
     Requirement("pydantic", "pydantic", "2.8"),

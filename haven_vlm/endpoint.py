@@ -215,6 +215,9 @@ class HttpEndpoint:
                     self._safe(verdict.message),
                 )
             left_s -= http.seconds
+            if verdict.fault is EndpointFault.NOT_AN_API and self._capabilities is not None:
+                # it was an API before: a proxy or the server itself stumbles, and that passes
+                verdict = replace(verdict, fault=EndpointFault.SERVER, fix="")
             if verdict.fault is not EndpointFault.FIELD or verdict.field is None or left_s <= 0:
                 raise self._failure(verdict, http.status)
             able = replace(able, refused_fields=able.refused_fields | _with_dependents(verdict.field))
@@ -272,14 +275,14 @@ class HttpEndpoint:
             message,
             endpoint=self.name,
             fault=verdict.fault,
-            status=status,
+            status=verdict.status or status,
             retry_after_s=verdict.retry_after_s,
             field=verdict.field,
             fix=self._safe(fix),
         )
 
     def _safe(self, text: str) -> str:
-        line = " ".join(redact(text[:2000], (self._key,) if self._key else ()).split())
+        line = " ".join(redact(text[:100_000], (self._key,) if self._key else ()).split())
         return line if len(line) <= 300 else line[:300] + "…"
 
     def _check_key(self) -> None:

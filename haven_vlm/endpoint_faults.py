@@ -28,7 +28,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -52,6 +52,8 @@ class Verdict:
     fix: str = ""
     retry_after_s: float | None = None
     field: str | None = None
+    status: int | None = None
+    """A status inside the body, where the HTTP one is only the carrier's."""
     outcome: Outcome | None = None
     """Set when the failure is one of this very picture or answer: it is an `Answer`, not an error."""
 
@@ -204,7 +206,8 @@ def judge(
         return Verdict(EndpointFault.NOT_AN_API, f"the answer is {_short(text)}", _FIX_ADDRESS)
     if error is None:
         error = ErrorText(_short(text) or "no reason given")
-    return _by_words(status, error, sent, wait) or _by_status(status, error, wait)
+    verdict = _by_words(status, error, sent, wait) or _by_status(status, error, wait)
+    return replace(verdict, status=error.status)
 
 
 _FIX_ADDRESS = "Check base_url: it is the address of an OpenAI-compatible server, usually ending in /v1."
@@ -261,7 +264,8 @@ def _by_words(status: int, error: ErrorText, sent: Collection[str], wait: float 
         return Verdict(EndpointFault.NOT_AN_API, said, _FIX_ADDRESS)
     if _NO_SUCH_MODEL.search(words) or (effective in (400, 404, 422) and error.param == "model"):
         return Verdict(EndpointFault.MODEL, said)
-    if effective in (400, 404, 415, 422, 500, 501) and (name := _blamed(error, sent)):
+    named = _named(error, sent) if effective in (400, 404, 415, 422) else None
+    if (name := named or (_hinted(error, sent) if effective in (400, 404, 415, 422, 500, 501) else None)) is not None:
         return Verdict(EndpointFault.FIELD, said, field=name)
     if _PICTURE.search(words) and effective != 503:
         return Verdict(EndpointFault.PICTURE, said)
@@ -270,8 +274,8 @@ def _by_words(status: int, error: ErrorText, sent: Collection[str], wait: float 
     return None
 
 
-def _blamed(error: ErrorText, sent: Collection[str]) -> str | None:
-    """The request field, among those that can be left out, that the server does not take."""
+def _named(error: ErrorText, sent: Collection[str]) -> str | None:
+    """The request field, among those that can be left out, that the error names."""
     root = re.split(r"[.\[]", error.param, maxsplit=1)[0]
     if root in sent:
         return root
@@ -279,6 +283,11 @@ def _blamed(error: ErrorText, sent: Collection[str]) -> str | None:
     names = "|".join(re.escape(name) for name in longest_first if name != SYSTEM_ROLE)
     if names and (match := re.search(rf"(?<!\w)(?:{names})(?!\w)", error.message)):
         return match.group()
+    return None
+
+
+def _hinted(error: ErrorText, sent: Collection[str]) -> str | None:
+    """The request field that the error speaks of in other words; such errors come as 500, too."""
     if SYSTEM_ROLE in sent and _NO_SYSTEM.search(error.message):
         return SYSTEM_ROLE
     if "response_format" in sent and _SCHEMA.search(error.message):

@@ -213,6 +213,16 @@ def test_a_refused_field_is_named(status: int, body: Any, field: str) -> None:
     assert (verdict.fault, verdict.field) == (F.FIELD, field)
 
 
+def test_a_crash_that_happens_to_hold_the_name_of_a_field_blames_none() -> None:
+    verdict = judge(500, {}, body_of(openai("GPU temperature too high")), sent=SENT)
+    assert verdict is not None and verdict.fault is F.SERVER
+
+
+def test_a_status_inside_the_body_is_told() -> None:
+    verdict = judge(200, {}, body_of({"error": {"message": "went away", "code": 502}}))
+    assert verdict is not None and (verdict.fault, verdict.status) == (F.SERVER, 502)
+
+
 def test_only_what_was_sent_is_blamed() -> None:
     verdict = judge(400, {}, body_of(openai("top_logprobs is not permitted")), sent=("logprobs",))
     assert verdict is not None and verdict.fault is F.OTHER
