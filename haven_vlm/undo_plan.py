@@ -14,12 +14,13 @@ from haven_vlm.ownership import (
     OwnedMarker,
     OwnedTag,
     Record,
+    RejectedSpan,
     Role,
     Step,
     WritePlan,
     draft_of,
     is_unwanted,
-    same_event,
+    rejection,
     write_steps,
 )
 
@@ -64,30 +65,31 @@ def plan_undo(effects: Sequence[Effect], now: Now, ours: Record, *, give_back: b
     """
     tags: dict[str, OwnedTag] = {i: ours.tags.get(i, OwnedTag(i, 0, Role.THEIRS)) for i in now.medium.tag_ids}
     markers = dict(ours.markers)
+    unwanted: list[RejectedSpan] = []
     for effect in effects:
         if effect.change is Change.TAG_ADDED:
             tag = tags.get(effect.object_id)
             if tag is not None and tag.role is not Role.THEIRS and tag.run_id == effect.run_id:
                 del tags[effect.object_id]
         elif effect.change is Change.MARKER_CREATED:
-            markers.pop(effect.object_id, None)
+            if markers.pop(effect.object_id, None) is None and effect.marker is not None:
+                unwanted.append(rejection(effect.marker))  # the user edited or deleted it: that is their word on it
         elif not give_back:
             continue
         elif effect.change is Change.TAG_REMOVED:
-            unwanted = effect.object_id in now.lost_tags or effect.object_id in ours.rejected_tags
-            if not unwanted and effect.object_id not in tags:
+            barred = effect.object_id in now.lost_tags or effect.object_id in ours.rejected_tags
+            if not barred and effect.object_id not in tags:
                 tags[effect.object_id] = OwnedTag(effect.object_id, effect.owner_run, effect.role)
         elif effect.marker is not None and effect.object_id not in markers:
             marker = replace(effect.marker, id=effect.object_id, scene_id=now.medium.id)
             if not {marker.primary_tag_id, *marker.tag_ids} & now.lost_tags:
                 markers[effect.object_id] = OwnedMarker(marker, effect.owner_run)
-    theirs = [m for m in now.markers if m.id not in ours.markers]
     new, leave = [], []
     for marker_id, owned in markers.items():
         if marker_id in ours.markers:
             continue
         draft = draft_of(owned.marker)
-        if any(same_event(draft, m) for m in theirs) or is_unwanted(draft, ours.rejected_spans):
+        if is_unwanted(draft, unwanted) or rejection(owned.marker) in ours.rejected_spans:
             leave.append(draft)
         else:
             new.append(NewMarker(draft, owned.run_id, marker_id))

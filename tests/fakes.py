@@ -41,7 +41,8 @@ class Snapshot:
 
     tags: frozenset[tuple[str, str, tuple[str, ...]]]
     carried: frozenset[tuple[Kind, str, str]]
-    markers: tuple[tuple[str, str, int, int | None, str, tuple[str, ...]], ...]
+    markers: tuple[tuple[str, str, int, int, str, tuple[str, ...]], ...]
+    """Scene, title, start, end (-1: none), primary tag, ids of the others."""
 
 
 @dataclass
@@ -168,7 +169,14 @@ class FakeStash:
             frozenset((*key, names[i]) for key, medium in self.media.items() for i in medium.tag_ids),
             tuple(
                 sorted(
-                    (m.scene_id, m.title, m.start_ms, m.end_ms, names[m.primary_tag_id], m.tag_ids)
+                    (
+                        m.scene_id,
+                        m.title,
+                        m.start_ms,
+                        -1 if m.end_ms is None else m.end_ms,
+                        names[m.primary_tag_id],
+                        m.tag_ids,
+                    )
                     for m in self.stands.values()
                 )
             ),
