@@ -95,6 +95,8 @@ def count_text(count: int, noun: str) -> str:
         return f"1 {noun}"
     if noun == "medium":
         return f"{count:,} media"
+    if noun == "medium":
+        return f"{count:,} media"
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
     return f"{count:,} {plural}"
 

@@ -220,8 +220,8 @@ class GalleryRun:
         desired = Desired(
             medium=gallery,
             tag_ids=frozenset(tag.id for tag in tags.values()),
-            mark_on=frozenset({work.marks.tagged.id}),
-            mark_off=frozenset({self._mark.id, work.marks.errored.id}),
+            mark_on=frozenset({work.marks.tagged.id} - {""}),  # a preview does not create what is missing
+            mark_off=frozenset({self._mark.id, work.marks.errored.id} - {""}),
         )
         report = replace(report, status=Status.TAGGED, tags=work.tags.names(names))
         if not work.write:

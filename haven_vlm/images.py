@@ -196,8 +196,8 @@ class ImageRun:
         desired = Desired(
             medium=_light(medium),
             tag_ids=frozenset(tag.id for tag in tags.values()),
-            mark_on=frozenset({work.marks.tagged.id}),
-            mark_off=frozenset({self._mark.id, work.marks.errored.id}),
+            mark_on=frozenset({work.marks.tagged.id} - {""}),  # a preview does not create what is missing
+            mark_off=frozenset({self._mark.id, work.marks.errored.id} - {""}),
         )
         report = replace(report_of(medium, Status.TAGGED, "", analysis), tags=work.tags.names(found))
         await self._outbox.put(_Finding(desired, report))

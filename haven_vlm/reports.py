@@ -108,10 +108,14 @@ class RunReport:
         inherited = sum(m.inherited for m in self.media)
         left = sum(m.left_network for m in self.media)
         counts = self.counts
-        noun = str(self.media[0].kind) if self.media else "scene"
+        kinds = Counter(str(m.kind) for m in self.media)
+        noun = next(iter(kinds)) if len(kinds) == 1 else "medium" if kinds else "scene"
+        what = count_text(len(self.media), noun)
+        if len(kinds) > 1:
+            what += f" ({', '.join(count_text(n, kind) for kind, n in kinds.items())})"
         done = counts[Status.TAGGED]
         verb = "Tagged" if self.written else "Looked at"
-        head = f"{verb} {done} of {count_text(len(self.media), noun)} in {duration_text(self.seconds)}"
+        head = f"{verb} {done:,} of {what} in {duration_text(self.seconds)}"
         details = [count_text(asked, "question")]
         if reused:
             details.append(f"{reused:,} answers known before")
