@@ -8,7 +8,7 @@ told to, and keeps a log that proves what a client did:
         assert server.asked_twice() == {}
 
 `with VisionServer(...).in_thread() as server:` runs it beside synchronous code, and
-`python -m demo.vision_server --port 8009 --see demo.footage:truth_of` by itself.
+`python -m demo.vision_server --port 8009 --see demo.court:truth_of` by itself.
 """
 
 from __future__ import annotations
@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="demo.vision_server", description="An OpenAI-compatible vision server.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8009)
-    parser.add_argument("--see", default="demo.footage:truth_of", help="module:function from a JPEG to its tags")
+    parser.add_argument("--see", default="demo.court:truth_of", help="module:function from a JPEG to its tags")
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--max-waiting", type=int, default=None)
     parser.add_argument("--latency-ms", type=float, default=200.0)

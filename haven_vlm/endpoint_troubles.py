@@ -117,6 +117,9 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 
 def _words(exc: BaseException) -> str:
     """What an error says, in a line; its class when it says nothing."""
-    os_error = getattr(exc, "os_error", None)
-    text = getattr(os_error, "strerror", None) or getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+    inner = getattr(exc, "os_error", None) or exc
+    number = getattr(inner, "errno", None)
+    # asyncio's own text only repeats the address
+    known = os.strerror(number).lower() if isinstance(number, int) and number > 0 else ""
+    text = known or getattr(inner, "strerror", None) or str(exc) or type(exc).__name__
     return redact(" ".join(str(text).split())[:200])

@@ -82,7 +82,7 @@ class Record:
 
     def statistics(self) -> ServerStatistics:
         """A snapshot of the counters."""
-        entries = list(self.entries)
+        entries = tuple(self.entries)
         return ServerStatistics(
             requests=len(entries),
             answered=sum(e.answered for e in entries),
@@ -97,7 +97,7 @@ class Record:
 
     def questions(self) -> list[Entry]:
         """The log without tests of the model's sight."""
-        return [e for e in self.entries if not e.is_probe]
+        return [e for e in tuple(self.entries) if not e.is_probe]  # a copy: the server's thread goes on writing
 
     def asked_twice(self) -> dict[str, int]:
         """Pictures that were answered more than once, by hash; the tests of sight do not count."""

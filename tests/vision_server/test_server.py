@@ -6,10 +6,13 @@ import asyncio
 import base64
 import io
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -22,6 +25,7 @@ from demo.vision_server import VisionServer
 from haven_vlm.facts import Term
 from haven_vlm.prompts import build_prompt, parse_reply
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 PROMPT = build_prompt([Term("Dunk"), Term("Free throw"), Term("Timeout")])
 
 
@@ -279,3 +283,16 @@ def test_rates_are_read_and_checked() -> None:
         faults.parse_rates("nope=1")
     with pytest.raises(ValueError, match="at most 1"):
         faults.rates({FaultKind.SERVER: 0.7, FaultKind.BUSY: 0.7})
+
+
+def test_runs_by_itself() -> None:
+    command = [sys.executable, "-m", "demo.vision_server", "--port", "0", "--model", "a", "--model", "b"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            address = line.split()[2].rstrip(",")
+            with urllib.request.urlopen(f"{address}/models", timeout=30) as reply:
+                assert [m["id"] for m in json.load(reply)["data"]] == ["a", "b"]
+        finally:
+            process.terminate()
