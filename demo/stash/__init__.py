@@ -9,7 +9,8 @@
 
 **Options**: `db` (a file: state survives kill and restart), `port`, `credentials`, `api_key`, `max_session_age_s`,
 `plugins_path`, `config_dir`, `advertised_host` (what plugins are told, default 0.0.0.0), `external_host`, `version`,
-`python_path`, `general` (overrides of `configuration.general`). It always runs in a thread of its own.
+`python_path`, `general` (overrides of `configuration.general`). It always runs in a thread of its own, whose loop is
+never blocked; making it and seeding it block shortly, so do that in a fixture that is not `async`.
 
 **Seeding**: `add_tag add_scene add_scene_file add_image add_clip add_zip_image add_gallery add_marker`, tags by id or
 by exact name (made when unknown); `with stash.seeding():` makes thousands one transaction. Behind the client's back:

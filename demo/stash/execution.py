@@ -24,6 +24,7 @@ from graphql import (
     build_schema,
     execute_sync,
     get_operation_ast,
+    is_non_null_type,
     parse,
     validate,
 )
@@ -35,10 +36,12 @@ from demo.stash import (
     resolvers_objects,
     resolvers_server,
     resolvers_tags,
+    versions,
 )
 from demo.stash.backend import Call
 from demo.stash.store import Row, StashError
 from demo.stash.variables import VariableError, as_json, checked
+from demo.stash.versions import Version, take_back
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +56,12 @@ RESOLVERS = (
 EVERY_FIELD = [module.FIELDS for module in RESOLVERS]
 
 
-@lru_cache(maxsize=1)
-def schema() -> GraphQLSchema:
-    """Our schema with its resolvers."""
+NEWEST = (999, 0)
+
+
+@lru_cache(maxsize=8)
+def schema(version: Version = NEWEST) -> GraphQLSchema:
+    """Our schema with its resolvers, without what a version of Stash does not have."""
     built = build_schema((Path(__file__).parent / "schema.graphql").read_text(encoding="utf-8"))
     for fields in EVERY_FIELD:
         for type_name, resolvers in fields.items():
@@ -66,13 +72,14 @@ def schema() -> GraphQLSchema:
     visual_file = built.type_map["VisualFile"]
     assert isinstance(visual_file, GraphQLUnionType)
     visual_file.resolve_type = lambda value, _info, _type: "VideoFile" if value["kind"] == "video" else "ImageFile"
+    take_back(built, version)
     return built
 
 
 class Document:
     """A parsed and checked query text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, version: Version) -> None:
         self.errors: list[Row] = []
         self.parsed: DocumentNode | None = None
         try:
@@ -80,7 +87,7 @@ class Document:
         except GraphQLSyntaxError as exc:
             self.errors = [_refusal(exc, "GRAPHQL_PARSE_FAILED")]
             return
-        self.errors = [_refusal(error, "GRAPHQL_VALIDATION_FAILED") for error in validate(schema(), parsed)]
+        self.errors = [_refusal(error, "GRAPHQL_VALIDATION_FAILED") for error in validate(schema(version), parsed)]
         self.parsed = parsed
 
     def operation(self, name: str | None) -> OperationDefinitionNode | None:
@@ -88,9 +95,9 @@ class Document:
 
 
 @lru_cache(maxsize=512)
-def document(text: str) -> Document:
+def document(text: str, version: Version = NEWEST) -> Document:
     """A query text's document, kept for the next request with the same text."""
-    return Document(text)
+    return Document(text, version)
 
 
 def names(body: Row) -> tuple[str, tuple[str, ...]]:
@@ -102,6 +109,15 @@ def names(body: Row) -> tuple[str, tuple[str, ...]]:
         return str(body.get("operationName") or ""), ()
     fields = tuple(node.name.value for node in operation.selection_set.selections if hasattr(node, "name"))
     return operation.name.value if operation.name else "", fields
+
+
+def without_data(record_fields: tuple[str, ...], mutation: bool) -> Row | None:
+    """`data` of a reply in which every root field failed: null for each, or as a whole when one may not be null."""
+    root = schema().type_map["Mutation" if mutation else "Query"]
+    assert isinstance(root, GraphQLObjectType)
+    if any(name not in root.fields or is_non_null_type(root.fields[name].type) for name in record_fields):
+        return None
+    return dict.fromkeys(record_fields)
 
 
 def is_mutation(body: Row) -> bool:
@@ -120,14 +136,15 @@ def run(body: Row, call: Call) -> tuple[int, Row]:
     text = body.get("query")
     if not isinstance(text, str) or not text:
         return 422, _refused([_error("no operation provided")])
-    found = document(text)
+    version = versions.parsed(call.backend.settings.version)
+    found = document(text, version)
     operation = found.operation(body.get("operationName"))
     if found.errors:
         return 422, _refused(found.errors)
     if operation is None or found.parsed is None:
         return 422, _refused([_error(f"operation {body.get('operationName') or ''} not found")])
     try:
-        given = checked(schema(), operation, body.get("variables") or {})
+        given = checked(schema(version), operation, body.get("variables") or {})
     except VariableError as exc:
         return 422, _refused([_error(str(exc)) | {"path": exc.path}])
     query = operation.operation == OperationType.QUERY
@@ -145,7 +162,8 @@ def run(body: Row, call: Call) -> tuple[int, Row]:
 
 def _execute(parsed: DocumentNode, operation: OperationDefinitionNode, given: Row, call: Call) -> ExecutionResult:
     name = operation.name.value if operation.name else None
-    return execute_sync(schema(), parsed, context_value=call, variable_values=given, operation_name=name)
+    known = schema(versions.parsed(call.backend.settings.version))
+    return execute_sync(known, parsed, context_value=call, variable_values=given, operation_name=name)
 
 
 def _by_answer(operation: OperationDefinitionNode) -> list[tuple[SelectionNode, ...]]:

@@ -15,7 +15,7 @@ from typing import Any
 from demo.stash.store import Row
 
 KINDS = {
-    "locked": "HTTP 200, 'database is locked', data null; nothing is carried out",
+    "locked": "HTTP 200, 'database is locked', no data; nothing is carried out",
     "slow": "waits before carrying the request out: `seconds`, or until `release()`",
     "hook_delay": "carries it out, then waits before replying: `seconds`, or until `release()`",
     "drop": "closes the connection; nothing is carried out",

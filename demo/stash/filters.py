@@ -18,18 +18,16 @@ from demo.stash.criteria import (
     counted,
     flag,
     joined,
-    marker_tagged,
     missing,
     moment,
     number,
-    tagged,
     text,
-    text_condition,
     where,
 )
 from demo.stash.file_criteria import duration, fingerprint, of_file, path, resolution
 from demo.stash.queries import Kind
 from demo.stash.store import Row, Store, marks
+from demo.stash.tag_criteria import aliases, marker_tagged, relatives, tagged
 
 
 def _related(join_table: str, join_key: str, foreign_key: str, outer: str, kind: Callable[[], Kind]) -> Handler:
@@ -64,16 +62,6 @@ def _has_markers(_store: Store, given: str) -> Conditions:
     return [Condition(f"{negated}EXISTS (SELECT 1 FROM scene_markers m WHERE m.scene_id = scenes.id)")]
 
 
-def _aliases(_store: Store, given: Row) -> Conditions:
-    rows = "SELECT 1 FROM tag_aliases a WHERE a.tag_id = tags.id"
-    if given["modifier"] == "EXCLUDES":
-        return [Condition(f"NOT EXISTS ({rows} AND a.alias LIKE ?)", (f"%{given['value']}%",))]
-    if given["modifier"] == "IS_NULL":
-        return [Condition(f"NOT EXISTS ({rows})")]
-    condition = text_condition("a.alias", given)
-    return [Condition(f"EXISTS ({rows} AND ({condition.sql}))", condition.params)]
-
-
 def _is_zip(_store: Store, given: bool) -> Conditions:
     return [
         Condition(
@@ -105,45 +93,6 @@ def _marker_scene_filter(store: Store, given: Row) -> Conditions:
         return []
     condition = where(inner)
     return [Condition(f"scene_markers.scene_id IN ({chosen('scenes', condition)})", condition.params)]
-
-
-def _relatives(own: str, other: str) -> Handler:
-    """Parents or children of a tag; a depth reaches further relatives."""
-
-    def handle(store: Store, given: Row) -> Conditions:
-        modifier = given["modifier"]
-        rows = f"SELECT 1 FROM tags_relations r WHERE r.{own} = tags.id"
-        if modifier in {"IS_NULL", "NOT_NULL"}:
-            return [Condition(("NOT " if modifier == "IS_NULL" else "") + f"EXISTS ({rows})")]
-        values, excludes = list(given.get("value") or []), list(given.get("excludes") or [])
-        if modifier == "EXCLUDES":
-            values, excludes = [], excludes + values
-        depth = given.get("depth") or 0
-        reach = {value: _reach(store, as_int(value), own, other, depth) for value in values + excludes}
-        done: Conditions = []
-        if values and modifier == "INCLUDES":
-            done.append(_among(set().union(*(reach[v] for v in values))))
-        elif values:
-            done += [_among(reach[v]) for v in values]
-        done += [Condition("NOT (" + _among(reach[v]).sql + ")") for v in excludes]
-        return done
-
-    return handle
-
-
-def _among(ids: set[int]) -> Condition:
-    return Condition("tags.id IN (" + ", ".join(map(str, sorted(ids))) + ")")
-
-
-def _reach(store: Store, tag_id: int, own: str, other: str, depth: int) -> set[int]:
-    """Tags whose relative `tag_id` is, `depth` further levels deep; -1 = all."""
-    level, seen, steps = {tag_id}, set[int](), 0
-    while level and (depth < 0 or steps <= depth):
-        found = store.column(f"SELECT {own} FROM tags_relations WHERE {other} IN {marks(level)}", *level)
-        level = set(found) - seen
-        seen |= level
-        steps += 1
-    return seen
 
 
 def _files_filter(media: Media) -> Handler:
@@ -231,6 +180,21 @@ def _media_handlers(media: Media) -> dict[str, Handler]:
     }
 
 
+UNKEPT_SORTS = [
+    "interactive",
+    "interactive_speed",
+    "group_scene_number",
+    "movie_scene_number",
+    "last_o_at",
+    "last_played_at",
+    "o_counter",
+    "play_count",
+    "perceptual_similarity",
+    "studio",
+    "performer_age",
+]
+"""Sorts that are known but by which our scenes do not differ."""
+
 SCENE_KIND: Kind = Kind(
     table="scenes",
     noun="scene",
@@ -256,22 +220,7 @@ SCENE_KIND: Kind = Kind(
         "framerate": _primary(SCENES, "files.frame_rate"),
         "play_duration": "scenes.play_duration",
         "resume_time": "scenes.resume_time",
-        **dict.fromkeys(
-            [
-                "interactive",
-                "interactive_speed",
-                "group_scene_number",
-                "movie_scene_number",
-                "last_o_at",
-                "last_played_at",
-                "o_counter",
-                "play_count",
-                "perceptual_similarity",
-                "studio",
-                "performer_age",
-            ],
-            "0",
-        ),
+        **dict.fromkeys(UNKEPT_SORTS, "0"),
     },
     default_sort=None,
     tie_break="COALESCE(scenes.title, scenes.id) COLLATE NATURAL_CI ASC",
@@ -365,7 +314,7 @@ TAG_KIND: Kind = Kind(
     handlers={
         "name": text("tags.name"),
         "sort_name": text("tags.sort_name"),
-        "aliases": _aliases,
+        "aliases": aliases,
         "description": text("tags.description"),
         "favorite": flag("tags.favorite"),
         "ignore_auto_tag": flag("tags.ignore_auto_tag"),
@@ -374,8 +323,8 @@ TAG_KIND: Kind = Kind(
         "image_count": counted("images_tags", "tag_id", "tags"),
         "gallery_count": counted("galleries_tags", "tag_id", "tags"),
         "marker_count": number(f"({_MARKER_COUNT})"),
-        "parents": _relatives("child_id", "parent_id"),
-        "children": _relatives("parent_id", "child_id"),
+        "parents": relatives("child_id", "parent_id"),
+        "children": relatives("parent_id", "child_id"),
         "parent_count": counted("tags_relations", "child_id", "tags"),
         "child_count": counted("tags_relations", "parent_id", "tags"),
         "created_at": moment("tags.created_at"),

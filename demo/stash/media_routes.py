@@ -59,6 +59,17 @@ def content_type(name: str) -> str:
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
+def asset_path(manifest: Manifest, wanted: str) -> Path | None:
+    """The file or folder that a cleaned path stands for; None when there is none that may be served."""
+    home = manifest.folder.resolve()
+    for prefix, folder in sorted(manifest.ui.assets.items(), key=lambda item: -len(item[0])):
+        base = prefix.rstrip("/")
+        if wanted == base or wanted.startswith(f"{base}/"):
+            target = (home / folder / wanted[len(base) :].lstrip("/")).resolve()
+            return target if target.is_relative_to(home) and target.exists() else None
+    return None
+
+
 class MediaRoutes:
     """Handlers over one server's library and plugins."""
 
@@ -121,32 +132,23 @@ class MediaRoutes:
         raise web.HTTPNotFound(text="404 page not found\n")
 
     async def javascript(self, request: web.Request) -> web.StreamResponse:
-        manifest = self._plugin(request)
+        manifest = await self._plugin(request)
         return await self._concatenated(manifest, manifest.ui.javascript, "text/javascript")
 
     async def css(self, request: web.Request) -> web.StreamResponse:
-        manifest = self._plugin(request)
+        manifest = await self._plugin(request)
         return await self._concatenated(manifest, manifest.ui.css, "text/css")
 
     async def asset(self, request: web.Request) -> web.StreamResponse:
         """A file by the manifest's `assets`: the longest prefix that fits; never outside the plugin's folder."""
-        manifest = self._plugin(request)
+        manifest = await self._plugin(request)
         wanted = posixpath.normpath("/" + request.match_info["path"].lstrip("/"))
-        prefixes = sorted(manifest.ui.assets.items(), key=lambda item: -len(item[0]))
-        for prefix, folder in prefixes:
-            base = prefix.rstrip("/")
-            if wanted != base and not wanted.startswith(f"{base}/"):
-                continue
-            home = manifest.folder.resolve()
-            target = (home / folder / wanted[len(base) :].lstrip("/")).resolve()
-            if not target.is_relative_to(home):
-                break
-            if await asyncio.to_thread(target.is_dir):
-                return await self._listing(target)
-            if await asyncio.to_thread(target.is_file):
-                return web.FileResponse(target)
-            break
-        raise web.HTTPNotFound(text="404 page not found\n")
+        target = await asyncio.to_thread(asset_path, manifest, wanted)
+        if target is None:
+            raise web.HTTPNotFound(text="404 page not found\n")
+        if await asyncio.to_thread(target.is_dir):
+            return await self._listing(target)
+        return web.FileResponse(target)
 
     async def _listing(self, folder: Path) -> web.Response:
         def names() -> list[str]:
@@ -178,10 +180,10 @@ class MediaRoutes:
         except (OSError, KeyError, zipfile.BadZipFile) as exc:
             raise Missing(f"opening {file['path']}: {exc}") from exc
 
-    def _plugin(self, request: web.Request) -> Manifest:
+    async def _plugin(self, request: web.Request) -> Manifest:
         manifest = self._backend.plugins.found.get(request.match_info["id"])
         if manifest is None:
             raise web.HTTPNotFound(text="Not Found\n")
-        if not self._backend.plugins.enabled(manifest.id):
+        if not await asyncio.to_thread(self._backend.plugins.enabled, manifest.id):
             raise web.HTTPBadRequest(text="Bad Request\n")
         return manifest

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from demo.stash.backend import Call, Fields, Info, Resolver, call_of, store_of
-from demo.stash.criteria import GALLERIES, IMAGES, SCENES, Media, descendants
+from demo.stash.criteria import GALLERIES, IMAGES, SCENES, Media
 from demo.stash.store import Row, StashError, Store, marks
+from demo.stash.tag_criteria import descendants
 
 # ---- fields shared by scenes, images and galleries ----
 

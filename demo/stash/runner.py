@@ -328,17 +328,25 @@ class Run:
 
 
 def the_manifest(plugin_dir: Path) -> Manifest:
-    """The one manifest in a plugin's folder.
+    """The one manifest in a plugin's folder; a manifest's own path names it.
+
+    Other *.yml files that Stash would refuse, after a line in its log, are passed over.
 
     Raises:
-        ManifestError: none, several, or one that Stash refuses.
+        ManifestError: none that Stash takes, or several.
     """
-    everything = manifests_under(plugin_dir)
-    # a checkout has workflows in .github: Stash tries and refuses them, and loads the plugin all the same
-    found = [p for p in everything if not any(part.startswith(".") for part in p.relative_to(plugin_dir).parts)]
-    if len(found) != 1:
-        raise ManifestError(f"{plugin_dir}: {len(found)} manifests; every *.yml below a plugin's folder is one")
-    return load(found[0])
+    if plugin_dir.is_file():
+        return load(plugin_dir)
+    taken: list[Manifest] = []
+    refused: list[str] = []
+    for path in manifests_under(plugin_dir):
+        try:
+            taken.append(load(path))
+        except ManifestError as exc:
+            refused.append(str(exc))
+    if len(taken) != 1:
+        raise ManifestError("; ".join([f"{plugin_dir}: {len(taken)} manifests", *refused]))
+    return taken[0]
 
 
 def start_task(

@@ -62,7 +62,7 @@ class WebApp:
         await asyncio.to_thread(self._log.begin, record)
         faults = self._faults.striking(record)
         try:
-            response = await self._before(faults) or await self._handled(request, handler, record)
+            response = await self._before(faults, record) or await self._handled(request, handler, record)
             await asyncio.to_thread(self._log.end, record)
             response = await self._behind(faults, response)
         except Dropped:
@@ -108,7 +108,7 @@ class WebApp:
             at=self._clock(),
         )
 
-    async def _before(self, faults: Sequence[Fault]) -> web.StreamResponse | None:
+    async def _before(self, faults: Sequence[Fault], record: RequestRecord) -> web.StreamResponse | None:
         """Faults that keep the request from being carried out, after those that only delay it."""
         for fault in faults:
             if fault.kind == "slow":
@@ -122,8 +122,10 @@ class WebApp:
                 case "junk":
                     return web.Response(text="<html><body>Bad gateway</body></html>", content_type="text/html")
                 case "locked":
-                    error = {"message": "database is locked", "path": []}
-                    return _json({"errors": [error], "data": None})
+                    mutation = record.query.lstrip().startswith("mutation")
+                    errors = [{"message": "database is locked", "path": [name]} for name in record.fields]
+                    data = execution.without_data(record.fields, mutation)
+                    return _json({"errors": errors or [{"message": "database is locked"}], "data": data})
         return None
 
     async def _behind(self, faults: Sequence[Fault], response: web.StreamResponse) -> web.StreamResponse:
@@ -162,7 +164,7 @@ class WebApp:
         except web.HTTPException as exc:
             response = web.Response(status=exc.status, headers=exc.headers, body=exc.body)
         if refresh:
-            response.headers.add("Set-Cookie", self._sessions.set_cookie(session))
+            response.headers.add("Set-Cookie", await asyncio.to_thread(self._sessions.set_cookie, session))
         return response
 
     async def _graphql(self, request: web.Request) -> web.Response:

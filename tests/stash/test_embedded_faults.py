@@ -42,10 +42,15 @@ def test_a_locked_database_is_200_with_its_words_and_changes_nothing(stash: Embe
         answer = add_tag(stash)
         assert answer.status_code == 200
         assert answer.json()["errors"][0]["message"] == "database is locked"
-        assert answer.json()["data"] is None
+        assert answer.json()["data"] == {"bulkSceneUpdate": None}
     assert (fault.hits, stash.scene_tags(1)) == (2, [])
     assert add_tag(stash).json()["data"] == {"bulkSceneUpdate": [{"id": "1"}]}
     assert stash.scene_tags(1) == ["Court"]
+
+
+def test_a_locked_database_takes_all_data_of_a_query(stash: EmbeddedStash) -> None:
+    stash.faults.add("Names", "locked")
+    assert post(stash, NAMES).json()["data"] is None
 
 
 @pytest.mark.parametrize(

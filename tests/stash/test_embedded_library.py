@@ -129,6 +129,23 @@ def test_the_scan_notes_what_the_real_one_notes(tmp_path: Path) -> None:
     assert int(oshash(clip), 16) != size
 
 
+@pytest.mark.parametrize(
+    ("version", "refused"),
+    [("v0.30.1", set()), ("v0.29.3", {"bulk"}), ("v0.28.1", {"bulk", "zip"}), ("v0.27.2", {"bulk", "zip", "ends"})],
+)
+def test_older_versions_refuse_what_they_do_not_have(version: str, refused: set[str]) -> None:
+    queries = {
+        "bulk": "mutation { bulkSceneMarkerUpdate(input: {ids: []}) { id } }",
+        "zip": "{ findImages { images { visual_files { ... on ImageFile { zip_file { path } } } } } }",
+        "ends": "{ findSceneMarkers { scene_markers { end_seconds } } }",
+    }
+    headers = {"Accept": "application/json"}
+    with running_stash(version=version) as stash:
+        for name, query in queries.items():
+            answer = requests.post(stash.graphql_url, json={"query": query}, headers=headers, timeout=10)
+            assert answer.status_code == (422 if name in refused else 200), name
+
+
 async def test_it_lives_in_a_thread_of_its_own() -> None:
     async with EmbeddedStash() as stash:
         answer = await asyncio.to_thread(requests.get, f"{stash.url}/healthz", timeout=10)

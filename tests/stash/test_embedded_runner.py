@@ -94,11 +94,15 @@ def test_waiting_too_short_leaves_it_running(folder: Path) -> None:
     process.wait(10)
 
 
-def test_a_second_yml_below_the_folder_is_a_second_plugin(folder: Path) -> None:
-    (folder / "deep").mkdir()
-    (folder / "deep" / "settings.yml").write_text("a: 1\n", encoding="utf-8")
+def test_a_second_yml_below_the_folder_is_tried_as_a_second_plugin(folder: Path) -> None:
+    other = folder / "deep" / "settings.yml"
+    other.parent.mkdir()
+    other.write_text("interval: 1\n", encoding="utf-8")
+    assert run_task(folder, "Echo", timeout=30).status == "FINISHED", "refused, and passed over"
+    other.write_text("name: Second\n", encoding="utf-8")
     with pytest.raises(ManifestError, match="2 manifests"):
         run_task(folder, "Echo")
+    assert run_task(folder / "probe.yml", "Echo", timeout=30).status == "FINISHED"
 
 
 def test_unknown_tasks_and_broken_manifests(folder: Path, tmp_path: Path) -> None:
