@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -87,14 +86,11 @@ _FIX_CERTIFICATE = (
 
 
 def _fix_connect(host: str) -> str:
-    is_this_machine = host == "localhost" or (is_local(host) and (host.startswith("127.") or host == "::1"))
-    if is_this_machine and (Path("/.dockerenv").exists() or "container" in os.environ):
+    if host == "localhost" or (is_local(host) and (host.startswith("127.") or host == "::1")):
         return (
-            f"This runs in a container, where {host} is the container itself: use the address of the machine the "
-            "server runs on, or host.docker.internal."
+            f"Start the model server, and check its port. If Stash runs in a container, {host} is the container "
+            "itself: use the address of the machine the server runs on, or host.docker.internal."
         )
-    if is_this_machine:
-        return "Start the model server, and check its port."
     return "Start the model server there, let it listen on all addresses (0.0.0.0), and check port and firewall."
 
 

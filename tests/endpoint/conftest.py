@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
+from blockbuster import blockbuster_ctx
 from PIL import Image
 
 from haven_vlm.endpoint import HttpEndpoint
@@ -120,6 +121,13 @@ class Names(AbstractResolver):
 
     async def close(self) -> None:
         pass
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks_the_loop() -> Iterator[None]:
+    """A blocking call of ours inside a coroutine fails the test."""
+    with blockbuster_ctx("haven_vlm"):
+        yield
 
 
 Connect = Callable[..., Awaitable[HttpEndpoint]]
