@@ -187,9 +187,9 @@ def _text(content: object) -> str:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return 0
-    return max(0, int(value))
+    return max(0, int(value)) if isinstance(value, int | float) and not isinstance(value, bool) else 0
 
 
 def _cached(usage: Mapping[object, object], timings: object) -> int:
@@ -222,11 +222,12 @@ def _token(entry: object) -> tuple[bytes, float] | None:
     if not isinstance(entry, Mapping):
         return None
     logprob, text = entry.get("logprob"), entry.get("token")
-    if isinstance(logprob, bool) or not isinstance(logprob, int | float) or math.isnan(logprob):
+    if isinstance(logprob, bool) or not isinstance(logprob, int | float) or logprob != logprob:
         return None
+    probability = math.exp(max(-1000, min(0, logprob)))  # bounded first: an integer may be too large for a float
     raw = entry.get("bytes")
     if isinstance(raw, Sequence) and not isinstance(raw, str) and all(isinstance(b, int) and 0 <= b < 256 for b in raw):
-        return bytes(raw), math.exp(min(0.0, float(logprob)))
+        return bytes(raw), probability
     if not isinstance(text, str):
         return None
-    return text.encode("utf-8", "surrogatepass"), math.exp(min(0.0, float(logprob)))
+    return text.encode("utf-8", "surrogatepass"), probability

@@ -16,12 +16,16 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
 from PIL import Image
 
 from haven_vlm.endpoint import HttpEndpoint
 from haven_vlm.facts import Answer, Question, Term
 from haven_vlm.prompts import build_prompt
 from haven_vlm.settings import EndpointSettings
+
+settings.register_profile("untimed", deadline=None)  # how long a machine takes says nothing about the code
+settings.load_profile("untimed")
 
 PROMPT = build_prompt([Term("Dunk", aliases=("slam",)), Term("Free throw"), Term("Timeout")])
 
@@ -140,8 +144,8 @@ async def connect() -> AsyncIterator[Connect]:
 
         async def made(base_url: str, **options: Any) -> HttpEndpoint:
             own = {k: options.pop(k) for k in list(options) if k in EndpointSettings.model_fields}
-            settings = EndpointSettings.model_validate({"base_url": base_url, "name": "lan", **own})
-            return await stack.enter_async_context(HttpEndpoint(settings, **options))
+            chosen = EndpointSettings.model_validate({"base_url": base_url, "name": "lan", **own})
+            return await stack.enter_async_context(HttpEndpoint(chosen, **options))
 
         yield made
 
