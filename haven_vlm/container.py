@@ -25,6 +25,9 @@ MAX_DURATION_S = 10 * 24 * 3600
 """Containers that claim more are damaged; their claim is not used."""
 
 _COMPLETE_INDEX = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "avi"})
+_REORDERED_IN_AVI = frozenset({"h264", "hevc", "libdav1d", "av1", "vc1"})
+"""AVI knows one time for a packet, its turn in decoding; FFmpeg can set right only MPEG-4's."""
+_SEARCHED = frozenset({"mpegts", "mpeg"})
 _UNTIMED = frozenset({"h264", "hevc", "vvc", "m4v", "mpegvideo", "obu", "cavsvideo", "dirac"})
 
 
@@ -87,13 +90,16 @@ class PacketFeed:
         self.rate = rate if 1 <= rate <= 1000 else Fraction(25)
         self.has_rate = bool(stream.guessed_rate or stream.average_rate)
         self.frame_ticks = max(1, round(1 / self.rate / self.time_base))
-        self.is_untimed = self.format in _UNTIMED
-        """No times in the file: frames have to be counted."""
-        self.can_seek = not self.is_untimed
+        self._is_raw = self.format in _UNTIMED
+        self.is_untimed = self._is_raw or (self.format == "avi" and self.codec in _REORDERED_IN_AVI)
+        """The file does not say when a picture is shown: they have to be counted from a keyframe on."""
+        self.can_seek = not self._is_raw
         self._index_shift = 0
         self._packets: Iterator[Packet[VideoStream]] | None = None
         self._counted = 0
         entries = getattr(stream, "index_entries", None)
+        if self.format in _SEARCHED:
+            entries = None  # what FFmpeg notes there while it searches are not keyframes
         self._index = entries if entries is not None and len(entries) > 1 else None
         count = len(entries) if entries is not None else 0
         self.index_is_complete = (
@@ -104,7 +110,7 @@ class PacketFeed:
             self._index = entries if entries is not None and len(entries) > 1 else None
         length = self.duration_ms
         self._latest: int | None = None
-        if length is not None and not self.is_untimed:
+        if length is not None and not self._is_raw:
             self._latest = (stream.start_time or 0) + 2 * round(Fraction(length + 60_000, 1000) / self.time_base)
         self.reached: int | None = None
         """Decoding time of the last packet read, in ticks."""
@@ -204,9 +210,9 @@ class PacketFeed:
             self._rewind()
 
     def _rewind(self) -> None:
-        """Go to the first packet: by time where an index tells the way, else to the first byte."""
+        """Go to the first packet: by time, or to the first byte where times are only searched for."""
         self._packets, self._counted = None, 0
-        by_time = self.index_is_complete or self.format.startswith("matroska")
+        by_time = not self._is_raw and self.format not in _SEARCHED
         for attempt in (by_time, not by_time):
             try:
                 if attempt:
@@ -263,10 +269,10 @@ class PacketFeed:
 
     def _timed(self, packet: Packet[VideoStream]) -> Piece:
         pts, dts, is_key = packet.pts, packet.dts, packet.is_keyframe
-        if self.is_untimed or (pts is None and dts is None):
-            # frames can only be counted; a keyframe is shown in its turn
+        if self._is_raw:
             dts = self._counted * self.frame_ticks
-            pts = dts if is_key else None
+        if self.is_untimed:
+            pts = dts if is_key else None  # a keyframe is shown in its turn
         self._counted += 1
         if self._latest is not None and max(pts or 0, dts or 0) > self._latest:
             pts = dts = None  # damage: a time far behind the end would make all that follows look past

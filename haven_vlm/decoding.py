@@ -28,6 +28,10 @@ MAX_STEPS_BACK = 6
 """How often one wanted time may send the reader further back before it is given up."""
 MAX_GIVEN_UP = 3
 """Wanted times in a row that were given up, after which going back is no longer tried in this file."""
+MAX_LEAD = 2
+"""Most keyframes that decoding begins before the one that should do."""
+RESCUES_TO_LEARN = 2
+"""Pictures that only a lead could give, after which the file always gets one."""
 MAX_PACKETS_TO_FIRST = 2000
 """Packets that may fail to give a picture at the beginning of a file."""
 MAX_PACKETS_WITHOUT_PICTURE = 128
@@ -62,6 +66,8 @@ class PictureFinder:
         self._held: deque[Piece] = deque()
         self._held_bytes = 0
         self._shown: Shown | None = None
+        self._alone: tuple[Shown | None, int] = None, 0
+        """The picture the decoder was emptied for, and when the next one is shown as far as is known."""
         self._ready: deque[Shown] = deque()
         self._fed: dict[int, bool] = {}
         """Pictures given to the decoder that have not come out: when they are shown → whether it may not skip them."""
@@ -70,6 +76,9 @@ class PictureFinder:
         self._gap = max(2 * feed.frame_ticks, self._ticks(Fraction(1, 4)))
         self._careful = False
         self._given_up = 0
+        self._lead = self._usual_lead = 0
+        """Keyframes before the last one that decoding has to begin with, for this picture and for any."""
+        self._rescued = 0
         self._chain: int | None = None
         """Time of the keyframe that decoding goes on from; None: not known."""
         self._fresh_key: int | None = None
@@ -101,6 +110,10 @@ class PictureFinder:
         """
         if snap and (key := self._indexed_key_near(limit, snap)) is not None:
             limit = key
+        last, until = self._alone
+        if last is not None and last is self._shown and last.pts <= limit < until:
+            return last
+        self._lead = self._usual_lead
         for steps in range(MAX_STEPS_BACK):
             if steps == 0:
                 self._approach(limit)
@@ -109,11 +122,18 @@ class PictureFinder:
             found = self._gathered(limit, snap)
             if found is not None:
                 self._given_up = 0
+                self._learn(steps)
                 return found
             if self._is_over or self._given_up >= MAX_GIVEN_UP:
                 break
         self._given_up += not self._is_over
         return None
+
+    def _learn(self, steps: int) -> None:
+        """A file of which keyframes alone give no picture (it is renewed in stripes) needs a lead everywhere."""
+        self._rescued += steps > 0 and self._lead > self._usual_lead
+        if self._rescued >= RESCUES_TO_LEARN:
+            self._usual_lead, self._rescued = self._lead, 0
 
     def keyframe(self, ticks: int | None) -> Shown | None:
         """The picture of the first keyframe from `ticks` on (None: from here on), decoded by itself.
@@ -123,6 +143,7 @@ class PictureFinder:
         if ticks is not None:
             self.go_to(ticks)
         self._forget()
+        self._shown, self._chain = None, None
         while (piece := self._read()) is not None:
             if not piece.is_key:
                 continue
@@ -156,9 +177,11 @@ class PictureFinder:
         shown_too_late = self._shown is not None and self._shown.pts > limit
         passed = self._shown is None and bool(self._ready)  # what is ready is later than what is wanted
         too_far = self._chain is not None and self._chain > limit
-        is_behind = shown_too_late or passed or too_far
+        nothing = self._shown is None and not self._held and not self._ready
+        gone_by = nothing and self._feed.reached is not None and self._feed.reached > limit
+        is_behind = shown_too_late or passed or too_far or gone_by
         if is_behind or (not self._ready and self._may_go_on and self._feed.is_worth_a_seek(limit)):
-            self.go_to(limit)
+            self.go_to(limit - self._lead * self._feed.longest_gop)
 
     @property
     def _may_go_on(self) -> bool:
@@ -168,8 +191,10 @@ class PictureFinder:
     def _step_back(self, limit: int, steps: int) -> bool:
         """Begin at an earlier keyframe than last time; False when there is none."""
         start = self._feed.start or 0
-        if self._from_start or (self._chain is not None and self._chain <= start):
+        if self._from_start or (self._in_chain and self._chain is not None and self._chain <= start):
             return False
+        if self._in_chain and self._chain is not None:
+            self._lead = min(self._lead + 1, MAX_LEAD)
         earlier: int | None = limit - self._feed.longest_gop * 2**steps
         if self._feed.index_is_complete and self._chain is not None:
             earlier = self._feed.keyframe_at_or_before(min(limit, self._chain - 1))
@@ -242,20 +267,23 @@ class PictureFinder:
             if piece is None:
                 return
             last = piece
-            if piece.is_key and piece.pts is not None and piece.pts <= limit:
+            is_way_in = piece.is_key and piece.pts is not None and piece.pts <= limit
+            if is_way_in and (self._lead == 0 or not self._in_chain):
                 self._begin_chain(piece.pts)
             elif not self._in_chain:
                 self._shown = None  # what was on screen may have been followed by what is passed over here
                 continue
             self._hold(piece)
+            if is_way_in and self._lead:
+                self._drop_before_key(limit)
             while self._held_bytes > HELD_BYTES:
                 self._take_in(self._decoded(self._next_held(), whole=False), limit)
 
     def _drop_before_key(self, limit: int) -> None:
-        """Let the last keyframe among the held packets that is shown at or before `limit` be the first of them."""
+        """Drop held packets before the last keyframe that is shown at or before `limit`, or the lead it needs."""
         keys = [n for n, p in enumerate(self._held) if p.is_key and p.pts is not None and p.pts <= limit]
-        if keys:
-            kept = list(self._held)[keys[-1] :]
+        if len(keys) > self._lead:
+            kept = list(self._held)[keys[-1 - self._lead] :]
             self._begin_chain(kept[0].pts)
             for piece in kept:
                 self._hold(piece)
@@ -285,6 +313,9 @@ class PictureFinder:
         shown, kept = self._shown, list(self._held)
         first = next((n for n, p in enumerate(kept) if p.is_key), len(kept))
         self._forget()
+        if shown is not None:
+            later = (p.pts for p in kept if p.pts is not None and p.pts > shown.pts)
+            self._alone = shown, min(later, default=shown.pts + 1)
         if first < len(kept):
             self._begin_chain(kept[first].pts)
             self._shown = shown
@@ -366,7 +397,6 @@ class PictureFinder:
         """From here on decoding starts anew: nothing before this keyframe is needed."""
         self._forget()
         self._in_chain = True
-        self._from_start = False
         self._chain = self._fresh_key = pts
         self._shown = None
 
@@ -375,7 +405,7 @@ class PictureFinder:
         self._held_bytes = 0
         self._ready.clear()
         self._fed.clear()
-        self._in_chain = False
+        self._in_chain = self._from_start = False
         self._must_flush = True
         self._fresh_key = None
 

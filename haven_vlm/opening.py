@@ -21,6 +21,7 @@ from haven_vlm.location import Location
 MAX_PIXELS = 16384 * 8192
 """Larger pictures are taken for damage: a few wrong bits in a header must not cost gigabytes."""
 
+_OF_STILLS = frozenset({"mjpeg", "png", "gif", "bmp", "webp", "tiff"})
 _PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp"})
 
 av.logging.set_level(None)  # FFmpeg's chatter would land on stderr, which Stash reads as our log
@@ -112,7 +113,9 @@ def first_picture_track(container: InputContainer, location: Location) -> VideoS
             raise MediaUnreadable(f"{name} has no video stream, only a cover picture.")
         has_sound = bool(container.streams.audio)
         raise MediaUnreadable(f"{name} has no video stream{', only sound' if has_sound else ''}.")
-    track = next((s for s in tracks if getattr(s, "codec_context", None) is not None), None)
+    tracks = [s for s in tracks if getattr(s, "codec_context", None) is not None]
+    # some programs store a cover as an ordinary track; a film in these formats stands alone
+    track = next((s for s in tracks if s.codec_context.name not in _OF_STILLS), tracks[0] if tracks else None)
     if track is None:
         raise MediaUnreadable(f"{name} is in a format that this installation of PyAV cannot decode.")
     return track
