@@ -21,6 +21,8 @@ EXPONENT = 0.25
 """Throughput has to grow at least with this power of the number of questions at once to be worth it."""
 FIRST_LEVEL = 2
 """Where to begin when nothing is known: finds out at once whether a second question is worth anything."""
+TOLERANCE = 0.02
+"""Of levels that differ less than this the smallest is best: latencies scatter, and luck favours no small number."""
 FIRST_CHECK = 200
 """A settled level is compared with a neighbour after so many answers: other people use these machines too."""
 LAST_CHECK = 6400
@@ -125,7 +127,9 @@ class Concurrency:
 
     def _enough(self) -> int:
         """Answers that make a level known: more once only small differences are left to see."""
-        return max(16, 2 * self.limit) if self.settled else max(8 if self._bracketed else 4, self.limit)
+        if self.settled:
+            return max(24, 3 * self.limit)
+        return max(12, 2 * self.limit) if self._bracketed else max(4, self.limit)
 
     @property
     def _bracketed(self) -> bool:
@@ -134,7 +138,8 @@ class Concurrency:
     def _decide(self) -> None:
         """The present level is known now: move the best one, and say which level to look at next."""
         known = {n: level.score(n) for n, level in self._levels.items()}
-        self._best = max(known, key=lambda n: (known[n], -n))
+        enough = max(known.values()) * (1 - TOLERANCE)
+        self._best = min(n for n, score in known.items() if score >= enough)
         if self.settled:
             stays = self._best != self.limit
             self._check_after = min(LAST_CHECK, self._check_after * 2) if stays else FIRST_CHECK

@@ -219,9 +219,10 @@ class Member:
             self._go_down(error)
         elif policy is Policy.ENDPOINT:
             self.proven = False
-            if error.fault is EndpointFault.TIMEOUT:
+            is_timeout = error.fault is EndpointFault.TIMEOUT
+            if is_timeout:
                 self.timeouts.timed_out()
-            if self.breaker.end(lease.breaker_ticket, ok=False):
+            if self.breaker.end(lease.breaker_ticket, ok=False, is_costly=is_timeout):
                 self._go_down(error)
         else:
             # a complaint about the question is a sign of life
@@ -324,11 +325,8 @@ class Member:
         self.state = "ready"
         self.timeouts.restarted()
         if self.latencies.count == 0:
-            remembered = self._memory.get(self._memory_key) if self._memory else None
-            self.latencies.guess_s = answer_s
-            if remembered:
-                self.latencies.guess_s = remembered.get("latency_s", answer_s)
-                parallel_hint = int(remembered.get("limit", 0)) or parallel_hint
+            self.latencies.guess_s = self._remembered("latency_s") or answer_s
+            parallel_hint = int(self._remembered("limit") or 0) or parallel_hint
             self.concurrency = self._concurrency(parallel_hint)
 
     def _concurrency(self, start: int | None) -> Concurrency:
@@ -339,7 +337,12 @@ class Member:
 
     @property
     def _memory_key(self) -> str:
-        return f"{self.settings.base_url} {self.model}"
+        return f"speed of {self.settings.base_url} {self.model}"
+
+    def _remembered(self, what: str) -> float | None:
+        known = (self._memory.get(self._memory_key) if self._memory is not None else None) or {}
+        value: object = known.get(what)  # a file that a person may have edited
+        return float(value) if isinstance(value, int | float) and 0 < value < 1e6 else None
 
     def remember(self) -> None:
         """Keep what was learned for the next run."""

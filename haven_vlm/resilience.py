@@ -106,9 +106,10 @@ class BreakerState(Enum):
 
 @dataclass(slots=True)
 class Breaker:
-    """Opens when at least half of the recent attempts failed, and at least three of them.
+    """Opens when at least half of the recent attempts failed, and at least three of them, or four in a row.
 
-    One failure says little, so a share over a window decides: the last ten attempts, none older than a minute.
+    One failure says little, so a share over a window decides: the last ten attempts, none older than a minute. Four
+    in a row say enough whatever was before; what costs as much time as a timeout counts twice there.
     Open time doubles with every opening in a row, with jitter. Whoever watches over the endpoint calls
     `half_open` when it looks healthy; then one single question is let through, and its end decides.
     """
@@ -118,11 +119,13 @@ class Breaker:
     window: int = 10
     least_failures: int = 3
     ratio: float = 0.5
+    most_in_a_row: int = 4
     oldest_s: float = 60.0
     first_open_s: float = 1.0
     longest_open_s: float = 30.0
     state: BreakerState = field(default=BreakerState.CLOSED, init=False)
     _results: deque[tuple[float, bool]] = field(default_factory=deque, init=False)
+    _in_a_row: int = field(default=0, init=False)
     _opens: int = field(default=0, init=False)
     _open_until: float = field(default=0.0, init=False)
     _generation: int = field(default=0, init=False)
@@ -149,7 +152,7 @@ class Breaker:
             self._probing = True
         return self._generation
 
-    def end(self, ticket: int, *, ok: bool | None) -> bool:
+    def end(self, ticket: int, *, ok: bool | None, is_costly: bool = False) -> bool:
         """An attempt ended: well, badly, or (None) in a way that says nothing. Returns whether that opened the breaker.
 
         Attempts from before the last change of state say nothing about the present and are ignored.
@@ -170,14 +173,20 @@ class Breaker:
             return False
         self._results.append((self.clock(), ok))
         self._forget()
-        failures = sum(not good for _, good in self._results)
-        if ok or failures < self.least_failures or failures < self.ratio * len(self._results):
+        if ok:
+            self._in_a_row = 0
             return False
-        self.trip()
-        return True
+        self._in_a_row += 2 if is_costly else 1
+        failures = sum(not good for _, good in self._results)
+        many = failures >= self.least_failures and failures >= self.ratio * len(self._results)
+        if many or self._in_a_row >= self.most_in_a_row:
+            self.trip()
+            return True
+        return False
 
     def forgive(self) -> None:
         """Take back the latest failure: it was the question's fault, not the endpoint's."""
+        self._in_a_row = 0
         for i in range(len(self._results) - 1, -1, -1):
             if not self._results[i][1]:
                 del self._results[i]
@@ -198,6 +207,7 @@ class Breaker:
         self.state = state
         self._generation += 1
         self._probing = False
+        self._in_a_row = 0
         self._results.clear()
 
     def _forget(self) -> None:
