@@ -187,6 +187,7 @@ def salvage(aside: Path, connection: sqlite3.Connection) -> dict[str, int]:
     while it stands in Stash exactly as recorded, and a tag only on the very scene it is recorded for.
     """
     saved: dict[str, int] = {}
+    _disown_length(aside)
     old = connect_or_problem(aside)
     if isinstance(old, str):
         return saved
@@ -207,6 +208,15 @@ def salvage(aside: Path, connection: sqlite3.Connection) -> dict[str, int]:
             if count:
                 saved[name] = count
     return saved
+
+
+def _disown_length(aside: Path) -> None:
+    """Let SQLite read a file that was cut off: when two counters in the header differ, it goes by the real length."""
+    with aside.open("r+b") as file:
+        header = file.read(100)
+        if header.startswith(_MAGIC) and len(header) == 100 and header[24:28] == header[92:96]:
+            file.seek(92)
+            file.write(bytes([header[92] ^ 0x80]))
 
 
 def _copy(

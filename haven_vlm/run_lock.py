@@ -180,9 +180,13 @@ class Claims:
             raise LedgerError(f"No lock can be made at {path}: {exc}. Check data_dir and its disk.") from exc
 
     async def _give_back(self, name: str) -> None:
-        lock, depth = self._held[name]
-        if depth > 1:
-            self._held[name] = (lock, depth - 1)
-            return
-        del self._held[name]
-        await asyncio.shield(asyncio.to_thread(lock.release, remove=True))
+        await asyncio.shield(self._let_go(name))  # a cancelled task must not keep its medium
+
+    async def _let_go(self, name: str) -> None:
+        async with self._turn:  # or whoever claims it meanwhile would find it locked, by ourselves
+            lock, depth = self._held[name]
+            if depth > 1:
+                self._held[name] = (lock, depth - 1)
+                return
+            del self._held[name]
+            await asyncio.to_thread(lock.release, remove=True)

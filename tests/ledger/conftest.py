@@ -1,0 +1,29 @@
+"""Answers to keep, and a ledger to keep them in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+from haven_vlm.journal import Journal
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "ledger.sqlite3"
+
+
+@pytest.fixture
+def never_blocks() -> Iterator[BlockBuster]:
+    """Fails a test whose coroutine blocks the event loop: with SQLite, a file, or a lock."""
+    with blockbuster_ctx() as guard:
+        yield guard
+
+
+@pytest.fixture
+async def journal(path: Path, never_blocks: BlockBuster) -> AsyncIterator[Journal]:
+    async with Journal(path) as opened:
+        yield opened

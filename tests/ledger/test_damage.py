@@ -1,0 +1,235 @@
+# ruff: noqa: ASYNC240 - nothing else runs on the loop while these tests look at files
+"""Damaged, foreign and unusable files: set aside with a sentence, carried over where readable, never dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from haven_vlm.errors import LedgerError
+from haven_vlm.facts import Kind
+from haven_vlm.journal import Journal
+from haven_vlm.journal_thread import translated
+from haven_vlm.ownership import Desired
+from tests.ledger.answers import MODELS, answer, key
+from tests.ledger.harness import League, process, span
+
+PAGE = 4096
+
+
+async def fill(path: Path, count: int) -> None:
+    async with Journal(path) as journal:
+        await asyncio.gather(*(journal.record(key(), at_ms=t, shown_ms=t, answer=answer("Dunk")) for t in range(count)))
+
+
+def aside(path: Path) -> list[Path]:
+    return sorted(p for p in path.parent.iterdir() if ".damaged-" in p.name and p.suffix == ".sqlite3")
+
+
+def overwrite(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+def cut_off(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"hello, this is a text file and no database\n" * 10, "not a database"),
+        (b"SQLite", "not a database"),
+        (b"\0" * 8192, "not a database"),
+    ],
+)
+async def test_a_file_that_is_no_database_is_set_aside(path: Path, content: bytes, said: str) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    async with Journal(path) as journal:
+        (notice,) = journal.notices
+        assert said in notice
+        await journal.record(key(), at_ms=0, shown_ms=0, answer=answer("Dunk"))
+        assert list(await journal.known(key(), MODELS)) == [0]
+    (kept,) = aside(path)
+    assert kept.read_bytes() == content
+    assert kept.name in notice
+
+
+@pytest.mark.parametrize("at", [16, 21], ids=["page size", "fixed fractions"])
+async def test_a_damaged_header_is_noticed(path: Path, at: int) -> None:
+    await fill(path, 10)
+    overwrite(path, at, b"\x7f\x7f\x7f")
+    async with Journal(path) as journal:
+        assert "header" in journal.notices[0]
+    assert len(aside(path)) == 1
+
+
+async def test_a_file_that_was_cut_off_is_noticed_and_what_is_left_carried_over(path: Path) -> None:
+    await fill(path, 5000)
+    cut_off(path, path.stat().st_size * 8 // 10 // PAGE * PAGE)
+    async with Journal(path) as journal:
+        (notice,) = journal.notices
+        assert "cut off" in notice
+        kept = len(await journal.known(key(), MODELS))
+    assert 1000 < kept < 5000
+    assert f"{kept:,} answers were carried over" in notice
+
+
+async def test_bad_pages_in_the_middle_cost_only_what_lies_on_them(path: Path) -> None:
+    """Found while reading, not at opening: the rest is carried over, and the run goes on."""
+    await fill(path, 5000)
+    pages = path.stat().st_size // PAGE
+    middle = pages * 2 // 3
+    overwrite(path, middle * PAGE, b"\xff" * PAGE)
+    said: list[str] = []
+    async with Journal(path, report=said.append) as journal:
+        known = await journal.known(key(), MODELS)
+        assert 4000 < len(known) < 5000
+        assert len(said) == 1
+        assert f"{len(known):,} answers were carried over" in said[0]
+        await journal.record(key(), at_ms=10**7, shown_ms=0, answer=answer())
+        assert 10**7 in await journal.known(key(), MODELS)
+    (damaged,) = aside(path)
+    assert damaged.stat().st_size >= pages * PAGE
+    async with Journal(path) as journal:
+        assert journal.notices == ()
+        assert len(await journal.known(key(), MODELS)) == len(known) + 1
+
+
+async def test_damage_found_while_writing_loses_no_acknowledged_answer_of_the_batch(path: Path) -> None:
+    await fill(path, 5000)
+    async with Journal(path) as journal:
+        run = await journal.start_run("tag_videos")
+
+        def spoil(db: sqlite3.Connection) -> None:
+            if not spoiled:
+                spoiled.append(True)
+                broken = sqlite3.DatabaseError("database disk image is malformed")
+                broken.sqlite_errorcode = 11
+                raise broken
+
+        spoiled: list[bool] = []
+        await asyncio.gather(
+            journal.record(key(), at_ms=9001, shown_ms=0, answer=answer("Dunk")),
+            journal._file.write(spoil),
+            journal.record(key(), at_ms=9002, shown_ms=0, answer=answer("Dunk")),
+        )
+        assert len(journal.notices) == 1
+        known = await journal.known(key(), MODELS)
+        assert len(known) == 5002
+        (seen,) = await journal.runs()
+        assert (seen.id, seen.alive) == (run, True), "the run goes on in the new ledger"
+        await journal.end_run(run, "done")
+
+
+async def test_ownership_is_carried_over_and_the_user_safe(path: Path) -> None:
+    made = League()
+    scene = made.stash.scene(made.tag_me, made.favourite)
+    wanted: Desired = made.desired(scene, {made.dunk}, span(scene, made.dunk, 0, 1000))
+    async with process(made.stash, path) as running:
+        await running.applier.apply(await running.journal.start_run("tag_videos"), wanted)
+    overwrite(path, 24, b"\0\0\0\1\0\0\xff\xff")  # the header claims more pages than there are
+    overwrite(path, 92, b"\0\0\0\1")
+    async with process(made.stash, path) as running:
+        assert "damaged" in running.journal.notices[0]
+        await running.applier.apply(await running.journal.start_run("update"), made.desired(scene, set()))
+    assert made.stash.markers_of(scene.id) == []
+    assert made.stash.on((Kind.SCENE, scene.id)) == {made.favourite, made.tagged}
+
+
+async def test_a_database_of_another_program_is_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE scenes (id INTEGER)")
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="another program"):
+        async with Journal(path):
+            pass
+    assert path.read_bytes() == before
+
+
+async def test_a_ledger_of_a_newer_version_is_left_alone(path: Path) -> None:
+    await fill(path, 1)
+    with closing(sqlite3.connect(path)) as newer:
+        newer.execute("INSERT INTO migrations VALUES ('9999 wonders', 0)")
+        newer.commit()
+    with pytest.raises(LedgerError, match="newer version"):
+        async with Journal(path):
+            pass
+    assert aside(path) == []
+
+
+async def test_a_file_deleted_under_us_is_begun_anew_and_said(path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows keeps files that are open")
+    async with Journal(path) as journal:
+        await journal.record(key(), at_ms=0, shown_ms=0, answer=answer("Dunk"))
+        for part in path.parent.glob("ledger.sqlite3*"):
+            part.unlink()
+        await journal.record(key(), at_ms=1, shown_ms=0, answer=answer("Dunk"))
+        assert any("removed while in use" in notice for notice in journal.notices)
+        assert list(await journal.known(key(), MODELS)) == [1]
+    async with Journal(path) as journal:
+        assert list(await journal.known(key(), MODELS)) == [1]
+
+
+async def test_a_file_set_aside_by_another_process_is_not_written_to_any_more(path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows keeps files that are open")
+    async with Journal(path) as one, Journal(path) as two:
+        await one.record(key(), at_ms=0, shown_ms=0, answer=answer("Dunk"))
+        await two.record(key(), at_ms=1, shown_ms=0, answer=answer("Dunk"))
+        await one._file.write(lambda db: None)
+        one._file._begin_anew("made up for this test")
+        await two.record(key(), at_ms=2, shown_ms=0, answer=answer("Dunk"))
+        assert list(await one.known(key(), MODELS)) == [0, 1, 2]
+        assert list(await two.known(key(), MODELS)) == [0, 1, 2]
+    assert len(aside(path)) == 1
+
+
+async def test_a_folder_that_cannot_hold_a_ledger_is_said(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite3"):
+        async with Journal(tmp_path / "data" / "ledger.sqlite3"):
+            pass
+
+
+async def test_a_journal_left_by_a_kill_in_mid_write_is_recovered(path: Path, tmp_path: Path) -> None:
+    """A copy of all files while the ledger is open is what a power cut leaves behind."""
+    async with Journal(path) as journal:
+        for t in range(50):
+            await journal.record(key(), at_ms=t, shown_ms=t, answer=answer("Dunk"))
+        await asyncio.to_thread(shutil.copytree, path.parent, tmp_path / "after")
+    after = tmp_path / "after" / path.name
+    wal = after.with_name(after.name + "-wal")
+    wal.write_bytes(wal.read_bytes()[:-100])  # the last frame was under way
+    async with Journal(after) as journal:
+        assert journal.notices == ()
+        assert len(await journal.known(key(), MODELS)) >= 49
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(5, "locked"), (8, "read-only"), (10, "disk"), (13, "full"), (14, "folder"), (1, "cannot be used")],
+)
+def test_every_fault_of_the_database_becomes_a_sentence(code: int, said: str) -> None:
+    fault = sqlite3.OperationalError("whatever")
+    fault.sqlite_errorcode = code | 0x300
+    error = translated(fault, Path("ledger.sqlite3"))
+    assert isinstance(error, LedgerError)
+    assert said in str(error)
+
+
+def test_a_full_disk_told_by_the_file_system_reads_the_same() -> None:
+    assert "full" in str(translated(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Path("ledger.sqlite3")))
