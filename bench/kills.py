@@ -47,12 +47,11 @@ def main() -> None:
             trials = again = 0
             number = 1
             while True:
-                hit, _, more = trial(
-                    folder / "rig",
-                    clips,
-                    expected,
-                    lambda one, n=number, a=after: int(kills.killed_at_request(one, n, after=a)),
-                )
+
+                def at_request(one: Rig, number: int = number, after: bool = after) -> int:
+                    return int(kills.killed_at_request(one, number, after=after))
+
+                hit, _, more = trial(folder / "rig", clips, expected, at_request)
                 if not hit:
                     break
                 trials, again, number = trials + 1, again + more, number + 1
