@@ -156,6 +156,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     """Make all objects in order, run the task, close them in reverse."""
     # only now: bootstrap has made sure that the packages behind these modules are there
     from haven_media_handler import StashLibrary
+    from haven_vlm.checking import with_servers_found
     from haven_vlm.endpoint import HttpEndpoint
     from haven_vlm.fetching import http_fetch
     from haven_vlm.files import JsonMemory
@@ -182,7 +183,9 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             page=await gateway.plugin_settings(),
             arguments=arguments,
         ).settings
+        settings = await with_servers_found(settings)
         display.hide(*(e.api_key.get_secret_value() for e in settings.endpoints if e.api_key))
+        display.hide(*(os.environ.get(e.api_key_env, "") for e in settings.endpoints if e.api_key_env))
         gateway.use_timeout(settings.stash_timeout)
         data_dir = settings.data_dir or call.config_dir / "haven_vlm"
         journal = await stack.enter_async_context(Journal(data_dir / "ledger.sqlite"))
@@ -235,6 +238,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             preparation=Preparation(max_side_px=settings.image_max_side, jpeg_quality=settings.jpeg_quality),
             open_video=VideoReader,
             data_dir=data_dir,
+            stash_version=gateway.version,
             mode=call.mode,
             run_id=run_id,
         )

@@ -152,8 +152,7 @@ class Settings(Section):
         description="Off: frames stay on the local network even where an endpoint has `allow_remote`.",
     )
     discover_endpoints: bool = Field(
-        False,
-        description="When no endpoint answers, use model servers found on this machine's usual ports.",
+        False, description="Also use model servers found on this machine's usual ports, when no other answers."
     )
     hedge: bool = Field(False, description="At the end of a run, ask a second local endpoint when the first is slow.")
 

@@ -11,7 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from haven_vlm.applying import Applier
-from haven_vlm.errors import ConfigError, EndpointError
+from haven_vlm.checking import check_everything, offered, other_servers
+from haven_vlm.errors import ConfigError
 from haven_vlm.facts import Kind, TagRef, Term
 from haven_vlm.files import write_atomically
 from haven_vlm.image_task import ImageTask
@@ -84,6 +85,7 @@ class TaskContext:
     journal: Journal
     pool: Multiplexer
     endpoints: Sequence[VisionEndpoint]
+    """Those that the settings name."""
     make_analyzer: Callable[[Sequence[Term], bool], Analyzer]
     """Vocabulary; whether answers of any model count as known."""
     make_clip_analyzer: Callable[[Sequence[Term], bool], Analyzer]
@@ -93,6 +95,7 @@ class TaskContext:
     preparation: Preparation
     open_video: OpenVideo
     data_dir: Path
+    stash_version: str
     mode: str
     run_id: int
     clock: Callable[[], float] = time.monotonic
@@ -277,6 +280,9 @@ async def _report(
     except OSError as exc:
         where = f"\nThe report could not be written: {exc}"
     failed = set(report.counts) & {Status.ERRORED, Status.FAILED, Status.INCOMPLETE}
+    if result.ended_because:
+        found = await other_servers([e.base_url for e in context.endpoints])
+        where += "".join(f"\n{offered(f)}" for f in found)
     return TaskResult(report.summary() + where, ok=not failed and not result.ended_because)
 
 
@@ -318,37 +324,19 @@ async def undo(context: TaskContext) -> TaskResult:
 
 
 async def check_endpoints(context: TaskContext) -> TaskResult:
-    """Try every endpoint and say what works and what to mend."""
-
-    async def check(endpoint: VisionEndpoint) -> tuple[bool, str]:
-        try:
-            found = await endpoint.prepare()
-        except EndpointError as exc:
-            return False, f"✗ {endpoint.name} ({endpoint.base_url}): {exc}{' ' + exc.fix if exc.fix else ''}"
-        traits = [
-            f"server {found.server}",
-            f"model {found.model}",
-            "sees pictures" if found.sees_pictures else "whether it sees pictures could not be confirmed",
-            f"JSON schema {found.json_schema}",
-            "gives probabilities" if found.logprobs else "gives no probabilities",
-            "outside the local network" if found.is_remote else "local",
-        ]
-        if found.thinking != "none":
-            traits.append(f"thinking {found.thinking}")
-        if found.parallel_hint:
-            traits.append(f"{found.parallel_hint} at once")
-        if found.answer_s:
-            traits.append(f"one answer took {found.answer_s:.1f} s")
-        return True, f"✓ {endpoint.name} ({endpoint.base_url}): {', '.join(traits)}"
-
-    results = await asyncio.gather(*(check(e) for e in context.endpoints))
-    for ok, line in results:
-        log.log(logging.INFO if ok else logging.ERROR, "%s", line)
-    marks = await find_marks(context.gateway, context.settings)
-    waiting = await context.gateway.media_ids(Kind.SCENE, marks.trigger.id) if marks.trigger.id else []
-    lines = [line for _, line in results]
-    lines.append(f"✓ Stash answers; {count_text(len(waiting), 'scene')} tagged “{marks.trigger.name}”.")
-    return TaskResult("\n".join(lines), ok=all(ok for ok, _ in results))
+    """Try every endpoint, Stash, some files, ledger and disk, and say what works and what to mend."""
+    findings = await check_everything(
+        settings=context.settings,
+        endpoints=context.endpoints,
+        gateway=context.gateway,
+        stash_version=context.stash_version,
+        journal=context.journal,
+        data_dir=context.data_dir,
+    )
+    for finding in findings:
+        if not finding.ok:
+            log.error("%s", finding)
+    return TaskResult("\n".join(str(f) for f in findings), ok=all(f.ok for f in findings))
 
 
 TASKS: Mapping[str, Task] = {

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("services", "scheduling pool_member outage settling multiplexer applying undoing batch_writing marks"),
     ("engines", "haven_vlm_engine image_engine image_looking"),
     ("runs", "videos images galleries image_task"),
-    ("tasks", "tasks"),
+    ("tasks", "tasks checking"),
     ("edge", "haven_vlm_connector"),
 )
 """Layers of docs/architecture.md, lowest first. A file imports from its own and those below, never in a circle."""
