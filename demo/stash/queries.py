@@ -11,6 +11,8 @@ from demo.stash.criteria import Condition, Conditions, Handler, chosen, combined
 from demo.stash.store import Row, StashError, Store
 
 DEFAULT_PER_PAGE = 25
+UNSORTED_SEED = 11
+"""Without `sort` Stash promises no order; ours is a fixed jumble, so that nobody comes to rely on one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Kind:
     sorts: dict[str, str]
     """Sort name to SQL expression."""
     default_sort: str | None
-    """None: without `sort` there is no order at all."""
+    """None: without `sort` there is no order to rely on."""
     tie_break: str
 
     def conditions(self, store: Store, given: Row | None) -> Conditions:
@@ -52,7 +54,7 @@ class Kind:
         if sort is None or (sort == "" and self.default_sort is None):
             sort = self.default_sort
         if sort is None:
-            return ""
+            return f" ORDER BY shuffled({UNSORTED_SEED}, {self.table}.id)"
         direction = find.get("direction") or "ASC"
         seed: int | None = None
         if sort.startswith("random_"):

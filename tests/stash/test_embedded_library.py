@@ -146,6 +146,17 @@ def test_older_versions_refuse_what_they_do_not_have(version: str, refused: set[
             assert answer.status_code == (422 if name in refused else 200), name
 
 
+def test_without_a_sort_scenes_come_in_no_order_but_always_the_same() -> None:
+    with running_stash() as stash:
+        for number in range(20):
+            stash.add_scene(f"/media/game{number}.mp4")
+        body = {"query": "{ findScenes { scenes { id } } }"}
+        first, second = (requests.post(stash.graphql_url, json=body, timeout=10).json() for _ in range(2))
+    ids = [int(scene["id"]) for scene in first["data"]["findScenes"]["scenes"]]
+    assert first == second
+    assert ids != sorted(ids) == list(range(1, 21))
+
+
 async def test_it_lives_in_a_thread_of_its_own() -> None:
     async with EmbeddedStash() as stash:
         answer = await asyncio.to_thread(requests.get, f"{stash.url}/healthz", timeout=10)
