@@ -5,7 +5,9 @@
 Virtual time shows the scheduling alone; `--http` repeats everything over loopback with real servers and the real
 client. A ratio is optimum / makespan, 1 being perfect; see `bench.multiplexer_load` for what the optimum is. Questions
 are asked as the engine does: leave for one frame at a time, in one lane that says how much is left. "Lost" counts
-questions without an answer. "Remembered" means one earlier run of 460 frames. The last line is JSON with all figures.
+questions without an answer. "Remembered" means one earlier run of 460 frames. Over loopback, servers and client take
+their own time on top of the latencies, more so on a busy machine: "client alone" is the same without the pool, with
+one worker for each slot. The last line is JSON with all figures.
 """
 
 from __future__ import annotations
@@ -145,10 +147,28 @@ def bare_cpu(scenario: Scenario, count: int, seed: int) -> float:
     return run_in_virtual_time(main())
 
 
-def over_http(
-    scenario: Scenario, count: int, seed: int, memory: Memory, servers: Servers, jpeg: bytes
+async def drive_slots(
+    scenario: Scenario, endpoints: Sequence[VisionEndpoint], count: int, jpeg: bytes
 ) -> dict[str, float]:
-    """One run over loopback. The endpoints are probed before the clock starts, as in any first run."""
+    """The same questions without a pool: as many workers as slots, each with its endpoint, take the next question."""
+    numbers = iter(range(count))
+
+    async def slot(endpoint: VisionEndpoint) -> None:
+        for number in numbers:
+            asked = Question(PROMPT, (jpeg + number.to_bytes(4, "big"),), False, "scene 1")
+            await endpoint.ask(asked, connect_timeout_s=10, total_timeout_s=60)
+
+    gc.collect()
+    began_s, cpu_s = time.monotonic(), time.process_time()
+    pairs = zip(scenario.servers, endpoints, strict=True)
+    await asyncio.gather(*(slot(endpoint) for server, endpoint in pairs for _ in range(server.slots)))
+    return {"makespan_s": time.monotonic() - began_s, "lost": 0, "cpu_s": time.process_time() - cpu_s}
+
+
+def over_http(
+    scenario: Scenario, count: int, seed: int, memory: Memory | None, servers: Servers, jpeg: bytes
+) -> dict[str, float]:
+    """One run over loopback, without a memory also without the pool. All is probed before the clock starts."""
 
     async def main() -> dict[str, float]:
         settings = settings_of(scenario, servers.urls)
@@ -157,6 +177,8 @@ def over_http(
             for endpoint in endpoints:
                 await endpoint.prepare()  # the probe's own questions must not use up the run's latencies
             servers.begin(seed, count)
+            if memory is None:
+                return await drive_slots(scenario, endpoints, count, jpeg)
             return await drive(endpoints, settings, count, seed, memory, jpeg)
 
     return asyncio.run(main())
@@ -207,12 +229,13 @@ def report(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """A table of medians."""
     print(f"\n{title}\n")
     head = ["scenario", "frames", "runs", "optimum s", "ours", "worst", "lost", "CPU ms"]
-    head += ["multiplexer-llm", "lost", "CPU ms"]
+    head += ["client alone", "CPU ms", "multiplexer-llm", "lost", "CPU ms"]
     lines = [head]
     for row in rows:
-        ours, peer = row["ours"], row.get("peer")
+        ours, bare, peer = row["ours"], row.get("client_alone"), row.get("peer")
         line = [row["scenario"], str(row["frames"]), str(row["runs"]), f"{row['optimum_s']:.2f}"]
         line += [f"{ours['ratio']:.1%}", f"{ours['worst']:.1%}", str(ours["lost"]), f"{ours['cpu_ms']:.2f}"]
+        line += [f"{bare['ratio']:.1%}", f"{bare['cpu_ms']:.2f}"] if bare else ["–"] * 2
         line += [f"{peer['ratio']:.1%}", str(peer["lost"]), f"{peer['cpu_ms']:.2f}"] if peer else ["–"] * 3
         lines.append(line)
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
@@ -242,13 +265,15 @@ def measure(
             return virtual(scenario, number, seed, memory)
         return over_http(scenario, number, seed, memory, servers, jpeg)
 
-    ours, theirs, best_s = [], [], []
+    ours, theirs, bare, best_s = [], [], [], []
     for seed in range(runs):
         memory = Memory()
         if scenario.remembered:
             one(460, seed + 1000, memory)  # the run before this one
         best_s.append(optimum(scenario.servers, count, seed))
         ours.append(one(count, seed, memory))
+        if servers is not None:
+            bare.append(over_http(scenario, count, seed, None, servers, jpeg))
         if peer is not None and not scenario.auto:
             job: dict[str, Any] = {"scenario": scenario.to_json(), "count": count, "seed": seed}
             if servers is not None:
@@ -262,6 +287,8 @@ def measure(
         "optimum_s": round(statistics.median(best_s), 3),
         "ours": summary(ours, best_s, count),
     }
+    if bare:
+        row["client_alone"] = summary(bare, best_s, count)
     if theirs:
         row["peer"] = summary(theirs, best_s, count)
     return row

@@ -100,7 +100,7 @@ class Multiplexer:
         """See `VisionPool.ticket`."""
         self._must_be_open()
         local_only = local_only or self._stay_local
-        self._start_keepers()
+        self._start_keepers(local_only)
         if (error := self._outage.verdict(local_only=local_only)) is not None:
             raise error
         leave = await self._scheduler.ticket(lane, local_only=local_only)
@@ -152,6 +152,7 @@ class Multiplexer:
         """Settle the question of a ticket; `Ticket.ask` is the way to it."""
         self._must_be_open()
         local_only = question.local_only or leave.local_only or self._stay_local
+        self._start_keepers(local_only)
         with self._outage.demand(local_only=local_only):
             answer = await self._settler.settle(Job(leave.order, question, local_only))
         self._answered += 1
@@ -191,19 +192,18 @@ class Multiplexer:
         self._outage.look()
         self._scheduler.assign()
         self._scheduler.admit()
-        self._start_keepers()
+        self._start_keepers(self._scheduler.in_demand(local_only=True))
         for watcher in self._watchers:
             if not watcher.done():
                 watcher.set_result(None)
 
-    def _start_keepers(self) -> None:
+    def _start_keepers(self, local_wanted: bool) -> None:
         """Get endpoints ready that are wanted now; fallbacks for the worst case only when it is there."""
         if len(self._keepers) == len(self._members):
             return
         regular = [m for m in self._members if m.tier is not Tier.WHEN_DOWN and not m.never]
         for member in regular:
             self._keep(member)
-        local_wanted = self._scheduler.in_demand(local_only=True)
         if not any(m.alive for m in regular) or (local_wanted and not any(m.alive and not m.remote for m in regular)):
             for member in self._members:
                 if member.tier is Tier.WHEN_DOWN and not member.never:

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 TELL_AFTER_S = 5.0
 """An outage shorter than this is not worth a line in the log."""
+A_MOMENT_S = 0.01
+"""Alarms go off this much late, so that what they wait for is really past."""
 
 
 @dataclass(slots=True)
@@ -104,12 +106,12 @@ class OutageWatch:
             return None
         if outage.since is None:
             outage.since = now
-            self.wake_in(TELL_AFTER_S)
-            self.wake_in(self.patience_s)
+            self.wake_in(min(TELL_AFTER_S, self.patience_s) + A_MOMENT_S)
         waited_s = now - outage.since
         if not outage.told and waited_s >= TELL_AFTER_S:
             outage.told = True
             log.warning("%s Waiting for up to %s.", self._story(outage), duration_text(self.patience_s))
+            self.wake_in(max(0.0, self.patience_s - waited_s) + A_MOMENT_S)
         if any(m.sound and m.leases for m in hopeful):
             return None  # an answer is on its way
         futile = all(m.rest.left_s > self.patience_s - waited_s for m in hopeful)

@@ -24,6 +24,8 @@ SHORT_REST_S = 5.0
 """An endpoint that rests no longer than this still counts as alive."""
 GETTING_READY_S = 15.0
 """For so long a primary endpoint that gets ready keeps fallbacks from being used."""
+MOST_REFUSED = 8
+"""An endpoint that never answered is given up after so many questions that it called impossible."""
 WARM_PROMPTS = 4
 """So many different prompts a server is taken to keep in its cache."""
 
@@ -33,10 +35,11 @@ State = Literal["unused", "preparing", "ready", "cooling down", "parked"]
 class MemberLease:
     """A slot of a member, taken for one question. Released exactly once, whatever happens."""
 
-    __slots__ = ("began_at", "breaker_ticket", "deadline", "member", "released", "started")
+    __slots__ = ("began_at", "breaker_ticket", "deadline", "member", "pictures", "released", "started")
 
-    def __init__(self, member: Member, now: float) -> None:
+    def __init__(self, member: Member, now: float, pictures: int) -> None:
         self.member = member
+        self.pictures = pictures
         self.began_at = now
         self.breaker_ticket = member.breaker.begin()
         self.started = member.concurrency.began()
@@ -93,7 +96,7 @@ class Member:
         self._sleep = sleep
         self._changed = changed
         self._wake_in = wake_in
-        self._rests_in_a_row = 0
+        self._rests_in_a_row = self._refused = 0
         self._backoff = Backoff(1.0, 60.0, random)
         self._loading = Backoff(2.0, 5.0, random)
         self._down = asyncio.Event()
@@ -139,7 +142,7 @@ class Member:
         if self.hopeless:
             return False
         if self.state == "ready":
-            return self.rest.left_s <= SHORT_REST_S
+            return self.rest.left_s <= SHORT_REST_S and self.breaker.state is BreakerState.CLOSED
         return self.state == "preparing" and self._clock() - self._since <= GETTING_READY_S
 
     @property
@@ -170,11 +173,11 @@ class Member:
         return prompt_key in self._prompts
 
     def lease(self, job: Job) -> MemberLease:
-        lease = MemberLease(self, self._clock())
+        lease = MemberLease(self, self._clock(), len(job.question.jpegs))
         self.leases.add(lease)
         self.asked += 1
         if self.remote:
-            self.left_network += len(job.question.jpegs)
+            self.left_network += lease.pictures
         key = job.question.prompt.key
         self._prompts[key] = None
         self._prompts.move_to_end(key)
@@ -211,6 +214,8 @@ class Member:
         self.failures[error.fault] += 1
         policy = POLICY[error.fault]
         if policy is Policy.PARK:
+            if error.fault is EndpointFault.FORBIDDEN and self.remote:
+                self.left_network -= lease.pictures  # that one was not sent
             self.park(error)
         elif policy is Policy.REST:
             self.concurrency.overloaded(lease.started, in_flight=len(self.leases))
@@ -227,13 +232,24 @@ class Member:
         else:
             # a complaint about the question is a sign of life
             self.breaker.end(lease.breaker_ticket, ok=True)
+            self._refused += 1
+            if not self.answered and self._refused >= MOST_REFUSED:
+                self.park(self._refuses_everything(error))
+
+    def _refuses_everything(self, error: EndpointError) -> EndpointError:
+        return EndpointError(
+            f"it takes no question at all: {error}",
+            endpoint=self.name,
+            fault=error.fault,
+            fix=error.fix or "Look into the server's log, or try another model there.",
+        )
 
     def _take_rest(self, error: EndpointError) -> None:
         self.reason, self.fix, self.proven = str(error), error.fix, False
         asked_s = error.retry_after_s
         self.rest.extend(self._backoff.delay_s(self._rests_in_a_row) if asked_s is None else asked_s)
         self._rests_in_a_row += 1
-        self._wake_in(self.rest.left_s)
+        self._wake_in(self.rest.left_s + 0.001)
 
     def _go_down(self, error: EndpointError) -> None:
         if self.state != "ready":
@@ -350,20 +366,13 @@ class Member:
         if self._memory is not None and self.latencies.count >= 10 and expected is not None:
             self._memory.put(self._memory_key, {"latency_s": expected, "limit": self.concurrency.best})
 
-    def until_s(self) -> float | None:
-        """Seconds until it may be tried again; None when ready or out for good."""
-        if self.state == "cooling down":
-            return max(0.0, self._next_look - self._clock(), self.rest.left_s)
-        if self.state == "ready" and not self.rest.over:
-            return self.rest.left_s
-        return None
-
     def statistics(self) -> EndpointStatistics:
         """A snapshot."""
         resting = self.state == "ready" and not self.rest.over
         down = resting or self.state in ("cooling down", "parked")
         reason = " ".join(filter(None, (self.reason, self.fix))) if down else ""
         state: str = "cooling down" if resting else self.state
+        again_s = max(self._next_look - self._clock(), self.rest.left_s) if state == "cooling down" else None
         if self.spent and self.state == "ready":
             state, reason = "parked", f"Its budget of {self.settings.max_requests} requests for one run is used up."
         return EndpointStatistics(
@@ -372,7 +381,7 @@ class Member:
             model=self.model,
             state=state,
             reason=reason,
-            until_s=self.until_s(),
+            until_s=again_s if again_s is None else max(0.0, again_s),
             weight=self.weight,
             is_fallback=self.settings.is_fallback,
             limit=self.limit,

@@ -479,3 +479,23 @@ def test_a_mistake_of_our_own_in_an_endpoint_parks_it_and_is_told(caplog: pytest
 
     run(main())
     assert "oops" in caplog.text
+
+
+def test_an_endpoint_that_takes_no_question_at_all_is_given_up() -> None:
+    """A context too small for the very prompt: every frame would end as its own fault, and no one would say why."""
+
+    async def main() -> None:
+        small = FakeEndpoint(
+            "small", behave=always(EndpointFault.CONTEXT, status=400, fix="Load it with more context.")
+        )
+        async with nothing_left(), pool_of(small) as pool:
+            results = await ask_all(pool, range(50))
+        assert sum(isinstance(r, Answer) for r in results.values()) <= 12
+        for result in results.values():
+            if isinstance(result, OutageError):
+                assert "takes no question at all" in str(result)
+                assert "Load it with more context." in str(result)
+            else:
+                assert result.outcome is Outcome.ENDPOINT_ERROR
+
+    run(main())
