@@ -40,7 +40,7 @@ class BatchWriter:
     async def _all(
         self, wanted: Sequence[Desired], work: Callable[[Desired], Awaitable[T]]
     ) -> list[T | StashError | BusyError]:
-        with self._together.taking_part(len(wanted)) as done:
+        async with self._together.taking_part(len(wanted)) as done:
 
             async def one(desired: Desired) -> T | StashError | BusyError:
                 try:

@@ -8,8 +8,8 @@ kind of request after the other. One medium that is gone fails alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +53,8 @@ class Together:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._gateway, name)
 
-    @contextmanager
-    def taking_part(self, count: int) -> Iterator[Callable[[], None]]:
+    @asynccontextmanager
+    async def taking_part(self, count: int) -> AsyncIterator[Callable[[], None]]:
         """So many will be at work; yields what each of them calls when it is done. Requests go out when all wait."""
         left = count
         self._taking_part += count
@@ -69,7 +69,20 @@ class Together:
             yield done
         finally:
             self._taking_part -= left
-            self._look_round()
+            if self._taking_part:
+                self._look_round()
+            else:
+                await self._close()
+
+    async def _close(self) -> None:
+        """Nobody takes part any more; what they may have left behind is nobody's."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._groups.clear()
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.wait([self._sending])
 
     # --- shared requests --------------------------------------------------------------------------------------
 
@@ -149,7 +162,8 @@ class Together:
 
     def _sent(self, _: asyncio.Task[None]) -> None:
         self._sending = None
-        self._look_round()
+        if self._taking_part:
+            self._look_round()
 
     async def _send(self, group: _Group) -> None:
         ids = list(dict.fromkeys(i for some, _ in group.waiting for i in some))
@@ -161,11 +175,13 @@ class Together:
                 return
             for some, future in group.waiting:  # whose fault it is shows when each is asked alone
                 await self._send(_Group(group.send, [(some, future)]))
-        except BaseException as exc:
+        except asyncio.CancelledError:
+            for _, future in group.waiting:
+                future.cancel()
+            raise
+        except BaseException as exc:  # noqa: BLE001 - it belongs to those who wait
             for _, future in group.waiting:
                 _fail(future, exc)
-            if not isinstance(exc, Exception):
-                raise
         else:
             for some, future in group.waiting:
                 error = next((e for i in some if isinstance(e := found[i], Exception)), None)
@@ -177,7 +193,4 @@ class Together:
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
-        if isinstance(error, Exception):
-            future.set_exception(error)
-        else:
-            future.cancel()
+        future.set_exception(error)

@@ -35,11 +35,11 @@ def court(*present: str, shot: int = 0, size: tuple[int, int] = (320, 180)) -> I
     return Canvas(*size).backdrop(shot, frozenset(present), TAGS)
 
 
-def put(one: Rig, name: str, content: bytes, *, tags: Collection[str] = TRIGGER, **row: object) -> int:
+def put(one: Rig, name: str, content: bytes, *, tags: Collection[str] = TRIGGER) -> int:
     """A file in the library; returns the image's id."""
     path = one.folder / "pictures" / name
     path.write_bytes(content)
-    return one.stash.add_image(path, tags=tuple(tags), size=len(content), **row)  # type: ignore[arg-type]
+    return one.stash.add_image(path, tags=tuple(tags), size=len(content))
 
 
 def jpeg(*present: str, shot: int = 0, quality: int = 85) -> bytes:
@@ -80,8 +80,8 @@ def test_every_odd_picture_gets_the_tags_it_shows(one: Rig) -> None:
     wanted: dict[int, set[str]] = {}
     shot = iter(range(100))
 
-    def add(name: str, content: bytes, *present: str, **row: object) -> None:
-        wanted[put(one, name, content, **row)] = set(present)
+    def add(name: str, content: bytes, *present: str) -> None:
+        wanted[put(one, name, content)] = set(present)
 
     add("a.jpg", jpeg(POINT, shot=next(shot)), POINT)
     add("nothing.jpg", jpeg(shot=next(shot)))
@@ -212,9 +212,7 @@ def test_pictures_in_other_terms_are_asked_only_about_the_new_ones(one: Rig) -> 
 def test_a_gallery_gets_what_enough_of_its_images_share(one: Rig) -> None:
     server = one.vision()
     one.use(server)
-    images = [
-        put(one, f"{n}.jpg", jpeg(*[POINT] * (n < 5), *[FOUL] * (n == 0), shot=n), tags=()) for n in range(10)
-    ]
+    images = [put(one, f"{n}.jpg", jpeg(*[POINT] * (n < 5), *[FOUL] * (n == 0), shot=n), tags=()) for n in range(10)]
     broken = put(one, "broken.jpg", b"", tags=())
     gallery = one.stash.add_gallery(title="Match", images=[*images, broken], tags=["VLM_TagMe", "Mine"])
     result = one.run("Tag Images")
