@@ -267,7 +267,7 @@ def test_any_answers_survive_closing_and_opening(
             async with Journal(path) as journal:
                 await asyncio.gather(
                     *(
-                        journal.record(asked, at_ms=t, shown_ms=max(0, t - 7), answer=answer(**tags))
+                        journal.record(asked, at_ms=t, shown_ms=max(0, t - 7), answer=answer(tags=tags))
                         for t, tags in answers.items()
                     )
                 )
