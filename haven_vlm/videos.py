@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from haven_vlm.applying import Applier
-from haven_vlm.location import Location
 from haven_vlm.errors import (
     BusyError,
     HavenError,
@@ -23,6 +22,7 @@ from haven_vlm.errors import (
     StashUnauthorized,
 )
 from haven_vlm.facts import Kind, MarkerDraft, Medium, Outcome, TagRef
+from haven_vlm.location import Location
 from haven_vlm.marks import Marks
 from haven_vlm.ownership import Desired
 from haven_vlm.picture import Preparation

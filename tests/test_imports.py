@@ -15,8 +15,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("basics", "haven_vlm errors facts haven_vlm_utility likeness location"),
     (
         "contracts and pure logic",
-        """ports settings prompts progress reports spans refinement shots sampling timeline resilience concurrency
-        stations confidence framing tone privacy endpoint_faults ownership undo_plan selection together stash_address
+        """ports settings prompts replies progress reports spans refinement shots sampling timeline resilience
+        concurrency stations confidence framing tone privacy endpoint_faults ownership undo_plan selection together stash_address
         stash_faults stash_queries""",
     ),
     (

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haven_vlm.facts import Kind, Outcome, Term
-from haven_vlm.prompts import MAX_ENUM, build_prompt, parse_reply
+from haven_vlm.prompts import MAX_ENUM, build_prompt
+from haven_vlm.replies import parse_reply
 
 TERMS = (
     Term("Basketball point", "The ball goes through the hoop.", ("basket", "score")),
@@ -83,7 +84,14 @@ def test_a_definition_cannot_break_the_list() -> None:
         ("Tags: Foul", ["Foul"]),
         ('{"tags":["C"]}', ["C"]),
         ('{"tags":["c++"]}', ["C++"]),
-        ('{"tags":["Foul: contact between players"]}', ["Foul"]),
+        ('{"tags":["Basketball point: The ball goes through the hoop."]}', ["Basketball point"]),
+        ('{"Foul": 0.9, "Break-away": 0.0}', ["Foul"]),
+        ('{"tags":[{"name":"Foul","present":true},{"name":"C","present":false}]}', ["Foul"]),
+        ('[{"name":"Foul","confidence":0.9},{"name":"C","confidence":0.0}]', ["Foul"]),
+        ("Break-away: no\nFoul: yes", ["Foul"]),
+        ("- [ ] Break-away\n- [x] Foul", ["Foul"]),
+        ("Foul, Break away, crowd", ["Foul", "Break-away"]),
+        ('{"tags": ["Foul"], "reason": "a held arm"}', ["Foul"]),
     ],
 )
 def test_reads_what_models_write(text: str, tags: list[str]) -> None:
@@ -93,7 +101,19 @@ def test_reads_what_models_write(text: str, tags: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"tags":[]}', '{"tags": null}', '{"tags":["none"]}', '{"tags":"None"}', "None.", "[]", "A court at rest | none"],
+    [
+        '{"tags":[]}',
+        '{"tags": null}',
+        '{"tags":["none"]}',
+        '{"tags":"None"}',
+        "None.",
+        "[]",
+        "A court at rest | none",
+        "- [ ] Foul\n- [ ] C",
+        "Foul: no\nC: no",
+        'Nothing of the list: {"tags":[]}',
+        '{"Foul": false, "C": 0}',
+    ],
 )
 def test_none_is_said_in_so_many_words(text: str) -> None:
     assert parse_reply(text, PROMPT).outcome is Outcome.NONE
@@ -113,6 +133,25 @@ def test_none_is_said_in_so_many_words(text: str) -> None:
         "[1, 2, 3]",
         '[{"box": [1, 2]}]',
         "lorem ipsum",
+        "Foul (not visible)",
+        "Foul: the referee is not signalling anything",
+        "Foul - there is no foul in this picture",
+        "Foul | no",
+        "Foul, no | none",
+        "Foul, not a Break-away",
+        '{"tags":["Foul",',
+        '{"tags":[',
+        '{"tags":"I cannot determine the tags"}'.replace("I cannot determine", "Hard to say for"),
+        "I cannot see [] anything".replace("I cannot", "One can"),
+        "Here is the list: [",
+        '{"tags":["first name","second name"]}',
+        'If no tag applies, answer {"tags":[]}',
+        '<|channel|>analysis<|message|>hm {"tags":[]}',
+        '{"error":"image could not be loaded","tags":null}',
+        '{"error":"image could not be loaded","tags":[]}',
+        "\n".join(f"- {name}" for name in NAMES),
+        '{"tags":[{"name":"Foul","where":"left"}]}',
+        "1. The players stand still, 2. nobody moves",
         "{" * 5000,
         "[" * 100_000,
     ],
@@ -122,7 +161,13 @@ def test_what_cannot_be_read_is_never_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["I'm sorry, but I can't help with that.", "As an AI, I am unable to describe people in pictures."]
+    "text",
+    [
+        "I'm sorry, but I can't help with that.",
+        "As an AI, I am unable to describe people in pictures.",
+        '{"answer":"I am sorry, I cannot process this image"}',
+        '{"tags":"I cannot determine"}',
+    ],
 )
 def test_a_refusal_is_told_apart(text: str) -> None:
     assert parse_reply(text, PROMPT).outcome is Outcome.REFUSED
@@ -178,3 +223,24 @@ def test_any_vocabulary_reads_its_own_names(names: list[str]) -> None:
     names = [n.strip() for n in names]
     prompt = build_prompt([Term(n) for n in names])
     assert set(parse_reply(json.dumps({"tags": names}), prompt).tags) == set(names)
+
+
+_prose = st.lists(
+    st.sampled_from(["the", "player", "is", "not", "near", "a", "and", "Foul", "no", "Break-away", "shows", "picture"]),
+    min_size=5,
+    max_size=12,
+).map(lambda some: " ".join(["This", *some, "here."]))
+
+
+@given(_prose)
+def test_prose_is_neither_tags_nor_none(text: str) -> None:
+    assert parse_reply(text, PROMPT).outcome in (Outcome.UNPARSABLE, Outcome.REFUSED)
+
+
+@given(st.lists(st.sampled_from(NAMES), unique=True, min_size=1), st.data())
+def test_a_cut_answer_is_whole_or_unreadable(names: list[str], data: st.DataObject) -> None:
+    text = json.dumps({"tags": names})
+    cut = text[: data.draw(st.integers(0, len(text) - 1))]
+    reply = parse_reply(cut, PROMPT)
+    assert reply.outcome is not Outcome.NONE
+    assert set(reply.tags) <= set(names)

@@ -23,7 +23,8 @@ from demo.vision import faults
 from demo.vision.faults import Fault, FaultKind
 from demo.vision_server import VisionServer
 from haven_vlm.facts import Term
-from haven_vlm.prompts import build_prompt, parse_reply
+from haven_vlm.prompts import build_prompt
+from haven_vlm.replies import parse_reply
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROMPT = build_prompt([Term("Dunk"), Term("Free throw"), Term("Timeout")])
