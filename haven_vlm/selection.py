@@ -63,10 +63,12 @@ def folders_pattern(folders: Collection[str]) -> str:
     """A regular expression, of Go's kind, for what lies in any of these folders."""
     ways = []
     for folder in folders:
-        bare = folder.strip().rstrip("/\\")
-        windows = bool(re.match(r"[A-Za-z]:|\\\\", bare))
-        text = r"[/\\]".join(re.escape(part) for part in re.split(r"[/\\]" if windows else "/", bare))
-        ways.append(f"(?i:{text})" if windows else text)  # Windows knows neither case nor which slash
+        bare = folder.rstrip("/\\")
+        if re.match(r"[A-Za-z]:|\\\\", bare):  # Windows knows neither case nor which slash
+            parts = r"[/\\]".join(re.escape(part) for part in re.split(r"[/\\]", bare))
+            ways.append(f"(?i:{parts})")
+        else:
+            ways.append(re.escape(bare))
     return f"^(?:{'|'.join(ways)})(?:[/\\\\]|$)"
 
 
