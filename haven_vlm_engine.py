@@ -11,7 +11,7 @@ import asyncio
 import logging
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -85,43 +85,41 @@ class BuiltInEngine:
                 stack.callback(self._pool.close_lane, job.lane)
                 await self._run(look, stack)
         except BaseExceptionGroup as group:
-            raise first_error(
-                group, HavenError
-            ) from None  # one outage reaches many questions at once; one sentence will do
+            # one outage reaches many questions at once; one sentence will do
+            raise first_error(group, HavenError) from None
         return look.analysis()
 
     async def _run(self, look: _Look, stack: AsyncExitStack) -> None:
         job = look.job
+        look.duration_ms = job.duration_ms or 0
+        known_times = sorted({*look.seen, *look.partly}) if job.known_times_only else []
         reader: FrameReader | None = None
         glimpses: tuple[Glimpse, ...] | None = None
-        recall = job.known_times_only and (look.seen or look.partly)
-        if not recall and (not job.duration_ms or self._needs_survey):
+        if not known_times and (self._needs_survey or not look.duration_ms):
             reader = await stack.enter_async_context(job.open_reader())
-        if reader is not None and self._needs_survey:
-            glimpses = await reader.survey()
-        look.duration_ms = job.duration_ms or (reader.info.duration_ms if reader else 0) or 0
-        known_times = sorted({*look.seen, *look.partly}) if job.known_times_only else []
-        sampler = _OnlyThese(known_times) if known_times else self._make_sampler(look.duration_ms, glimpses)
-        self._progress.done(job.lane, len(look.seen))
+            glimpses = await reader.survey() if self._needs_survey else None
+            look.duration_ms = await _length(look.duration_ms, reader)
+        sampler: Sampler = _OnlyThese(known_times) if known_times else self._make_sampler(look.duration_ms, glimpses)
+        self._progress.done(job.lane, len(look.seen), known=True)
         async with asyncio.TaskGroup() as tasks:
             while True:
-                planned = sampler.planned(look.seen)
+                settled = look.settled
+                # in a thread: a search over thousands of samples takes longer than the loop may be held up
+                planned, wish = await asyncio.to_thread(_evaluated, sampler, dict(look.seen))
                 self._progress.plan(job.lane, planned)
                 self._pool.expect(job.lane, max(0, planned - len(look.seen) - len(look.under_way)))
-                wish = sampler.wish(look.seen)
                 now = [t for t in wish.now if t not in look.seen and t not in look.under_way]
                 if not now:
-                    if not look.under_way:
+                    if not look.under_way and settled == look.settled:
                         return
-                    await look.wait_for_change()
+                    await look.wait_for_change(settled)
                     continue
                 if reader is None:
                     reader = await stack.enter_async_context(job.open_reader())
-                    shorter = reader.info.duration_ms
-                    if shorter and shorter < look.duration_ms and not known_times:
-                        # Stash counts the sound too; what lies behind the last picture is nobody's fault
-                        look.duration_ms = shorter
-                        sampler = self._make_sampler(shorter, glimpses)
+                    length_ms = await _length(look.duration_ms, reader)
+                    if length_ms != look.duration_ms and not known_times:
+                        look.duration_ms = length_ms
+                        sampler = self._make_sampler(length_ms, glimpses)
                         continue
                 look.bad_frames = await self._pass(look, reader, tasks, now, wish.maybe)
 
@@ -147,19 +145,27 @@ class BuiltInEngine:
             except MediaUnreadable as exc:
                 if not look.seen and not look.under_way:
                     raise
-                look.problems[f"part of the file cannot be decoded: {exc}"] += len(missing)
-            else:
-                if missing:
-                    look.problems["no picture can be decoded at that time"] += len(missing)
-        for at_ms in missing:
+                log.warning("%s: part of the file cannot be decoded: %s", look.job.label, exc)
+        self._give_up(look, missing)
+        return reader.bad_frames
+
+    def _give_up(self, look: _Look, times_ms: Collection[int]) -> None:
+        """Settle moments of which there is no picture."""
+        for at_ms in times_ms:
+            look.problems["no picture can be decoded"] += 1
             look.settle(Sample(at_ms, at_ms, Outcome.UNDECODABLE))
             self._progress.done(look.job.lane)
-        return reader.bad_frames
 
     async def _consider(self, look: _Look, frame: Frame, tasks: asyncio.TaskGroup) -> None:
         """Answer a frame without a question if it looks like its neighbour or is black; else ask."""
         if frame.at_ms in look.partly:
             await self._start(look, frame, tasks)  # half an answer is worth more than a neighbour's
+            return
+        if frame.corrupt:
+            if is_blank(frame.luma):  # the grey a decoder paints where it has nothing
+                self._give_up(look, [frame.at_ms])
+            else:
+                await self._start(look, frame, tasks)
             return
         if self._skip_similar and is_blank(frame.luma):
             await self._inherit(look, Sample(frame.at_ms, frame.shown_ms, Outcome.NONE, inherited_from_ms=frame.at_ms))
@@ -207,10 +213,10 @@ class BuiltInEngine:
         if self._log_frames:
             log.info("%s at %s: %s %s", look.job.lane, clock_text(frame.at_ms), answer.outcome, dict(answer.tags))
         for follower in look.followers.pop(frame.at_ms, ()):
-            look.under_way.discard(follower.at_ms)
             if sample.outcome.analysed:
                 await self._inherit(look, _inherited(follower, sample))
             else:
+                look.under_way.discard(follower.at_ms)
                 look.spare.put(follower)  # its neighbour has no answer: it will be asked itself
 
     async def _inherit(self, look: _Look, sample: Sample) -> None:
@@ -218,6 +224,27 @@ class BuiltInEngine:
         look.inherited += 1
         look.settle(sample)
         self._progress.done(look.job.lane)
+
+
+def _evaluated(sampler: Sampler, seen: Mapping[int, Sample]) -> tuple[int, Wish]:
+    return sampler.planned(seen), sampler.wish(seen)
+
+
+async def _length(known_ms: int, reader: FrameReader) -> int:
+    """How long the pictures last, in milliseconds.
+
+    Stash counts the sound too, and what lies behind the last picture is nobody's fault: the shorter length holds.
+    Where neither Stash nor the container knows (raw streams, recordings that were cut off), the last keyframe tells.
+
+    Raises:
+        MediaUnreadable: nothing tells.
+    """
+    lengths = [ms for ms in (known_ms, reader.info.duration_ms or 0) if ms > 0]
+    if not lengths:
+        lengths = [glimpse.at_ms + 1 for glimpse in (await reader.survey())[-1:]]
+    if not lengths:
+        raise MediaUnreadable("its length cannot be found out: no picture of it can be decoded")
+    return min(lengths)
 
 
 def _inherited(frame: Frame, source: Sample) -> Sample:
@@ -275,6 +302,8 @@ class _Look:
     """Moments that were asked about some of the terms only."""
     reused: int = 0
     duration_ms: int = 0
+    settled: int = 0
+    """Samples settled so far, whatever came of them."""
     asked: int = 0
     inherited: int = 0
     left_network: int = 0
@@ -321,11 +350,15 @@ class _Look:
     def settle(self, sample: Sample) -> None:
         self.under_way.discard(sample.at_ms)
         self.seen[sample.at_ms] = sample
+        self.settled += 1
         self._changed.set()
 
-    async def wait_for_change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
+    async def wait_for_change(self, since: int) -> None:
+        """Wait until enough has been settled since then that looking for new wishes is worth its cost."""
+        enough = since + max(1, len(self.under_way) // 4)
+        while self.settled < enough and self.under_way:
+            self._changed.clear()
+            await self._changed.wait()
 
     def analysis(self) -> Analysis:
         samples: Mapping[int, Sample] = dict(sorted(self.seen.items()))

@@ -91,9 +91,10 @@ class Multiplexer:
     # --- the pool ---------------------------------------------------------------------------------------------
 
     @property
-    def models(self) -> frozenset[str]:
+    def models(self) -> frozenset[str] | None:
         """See `VisionPool.models`. Models that the settings leave open are known after `prepared`."""
-        return frozenset(m.model for m in self._members if m.model and not m.never)
+        models = [m.model for m in self._members if not m.never]
+        return frozenset(models) if all(models) else None
 
     @asynccontextmanager
     async def ticket(self, lane: str, *, local_only: bool = False) -> AsyncIterator[_Leave]:

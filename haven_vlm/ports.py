@@ -228,8 +228,12 @@ class VisionPool(Protocol):
     """All endpoints together, as the engine sees them."""
 
     @property
-    def models(self) -> frozenset[str]:
-        """Names of the models behind the endpoints in use: answers of any of them count as known."""
+    def models(self) -> frozenset[str] | None:
+        """Names of the models behind the endpoints in use: answers of any of them count as known.
+
+        None while the settings leave a model open and its server has not told: then answers of any model do,
+        because nothing is to be asked twice.
+        """
         ...
 
     def ticket(self, lane: str, *, local_only: bool = False) -> AbstractAsyncContextManager[Ticket]:
@@ -540,8 +544,8 @@ class ProgressSink(Protocol):
         """Say (anew) how many questions this medium will probably take in all."""
         ...
 
-    def done(self, lane: str, count: int = 1) -> None:
-        """Say that `count` more of them are settled."""
+    def done(self, lane: str, count: int = 1, *, known: bool = False) -> None:
+        """Say that `count` more of them are settled; `known`: by the ledger, which says nothing about the pace."""
         ...
 
     def close(self, lane: str) -> None:

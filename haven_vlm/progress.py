@@ -68,9 +68,12 @@ class Progress:
         self._lanes.setdefault(lane, _Lane()).planned = max(1, planned)
         self._show(self.pace())
 
-    def done(self, lane: str, count: int = 1) -> None:
-        """Say that `count` more of them are settled."""
+    def done(self, lane: str, count: int = 1, *, known: bool = False) -> None:
+        """Say that `count` more of them are settled; what the ledger knew says nothing about the pace."""
         self._lanes.setdefault(lane, _Lane()).done += count
+        if known:
+            self._show(self.pace())
+            return
         self._settled += count
         now = self._clock()
         self._recent.append((now, self._settled))

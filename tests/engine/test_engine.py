@@ -36,7 +36,7 @@ class Pool:
         self.first_question = asyncio.Event()
         self.full = asyncio.Event()
 
-    models = frozenset({"tiny"})
+    models: frozenset[str] | None = frozenset({"tiny"})
 
     @asynccontextmanager
     async def ticket(self, lane: str, *, local_only: bool = False) -> AsyncIterator[Self]:
@@ -103,10 +103,12 @@ class Store:
         raise NotImplementedError
 
     async def record(self, key: AnswerKey, *, at_ms: int, shown_ms: int, answer: Answer) -> None:
+        await asyncio.sleep(0)
         self.rows[key.prompt.key, at_ms] = Sample(at_ms, shown_ms, answer.outcome, answer.tags)
         self.terms[key.prompt.key, at_ms] = key.prompt.terms
 
     async def record_inherited(self, key: AnswerKey, *, sample: Sample) -> None:
+        await asyncio.sleep(0)  # as the real one, which waits for its thread
         self.rows[key.prompt.key, sample.at_ms] = sample
         self.terms[key.prompt.key, sample.at_ms] = key.prompt.terms
 
@@ -117,7 +119,8 @@ class Reader:
     def __init__(
         self,
         *,
-        duration_ms: int = 10_000,
+        duration_ms: int | None = 10_000,
+        corrupt: Collection[int] = (),
         undecodable: Collection[int] = (),
         breaks_at: int | None = None,
         picture: Callable[[int], bytes] = luma,
@@ -127,6 +130,7 @@ class Reader:
         self.decoded: list[int] = []
         self.opened = self.closed = 0
         self._undecodable, self._breaks_at, self._picture = undecodable, breaks_at, picture
+        self._corrupt = corrupt
 
     async def __aenter__(self) -> Self:
         self.opened += 1
@@ -142,10 +146,11 @@ class Reader:
                 raise MediaUnreadable("the file is damaged")
             self.decoded.append(at_ms)
             if at_ms not in self._undecodable:
-                yield Frame(at_ms, at_ms, str(at_ms).encode(), 640, 360, self._picture(at_ms // 500))
+                picture = self._picture(at_ms // 500)
+                yield Frame(at_ms, at_ms, str(at_ms).encode(), 640, 360, picture, at_ms in self._corrupt)
 
     async def survey(self) -> tuple[Glimpse, ...]:
-        return ()
+        return tuple(Glimpse(t, luma(t)) for t in range(0, 6_000, 1000))
 
 
 class Scan:
@@ -169,7 +174,7 @@ class Sink:
 
     def plan(self, lane: str, planned: int) -> None: ...
     def close(self, lane: str) -> None: ...
-    def done(self, lane: str, count: int = 1) -> None:
+    def done(self, lane: str, count: int = 1, *, known: bool = False) -> None:
         self.settled += count
 
 
@@ -181,8 +186,11 @@ def foul_at(*times: int) -> Callable[[Question], Answer]:
     return lambda q: tags("Foul") if int(q.jpegs[0]) in times else tags()
 
 
-def engine(pool: Pool, store: Store, sink: Sink | None = None, *, terms: Sequence[Term] = TERMS) -> BuiltInEngine:
+def engine(
+    pool: Pool, store: Store, sink: Sink | None = None, *, terms: Sequence[Term] = TERMS, needs_survey: bool = False
+) -> BuiltInEngine:
     return BuiltInEngine(
+        needs_survey=needs_survey,
         pool=pool,
         store=store,
         make_prompt=build_prompt,
@@ -339,3 +347,40 @@ async def test_decoding_waits_for_leave() -> None:
     pool.hold.set()
     await task
     assert pool.most_held == 3
+
+
+@pytest.mark.parametrize("needs_survey", [False, True])
+async def test_the_shorter_length_holds_also_after_a_survey(needs_survey: bool) -> None:
+    pool = Pool(foul_at())
+    analysis = await engine(pool, Store(), needs_survey=needs_survey).analyse(job(Reader(duration_ms=5000)))
+    assert (analysis.coverage, analysis.duration_ms, max(pool.times)) == (1.0, 5000, 4000)
+
+
+async def test_a_length_that_nobody_knows_is_told_by_the_last_keyframe() -> None:
+    pool = Pool(foul_at())
+    await engine(pool, Store()).analyse(job(Reader(duration_ms=None), duration_ms=None))
+    assert pool.times == [0, 1000, 2000, 3000, 4000, 5000]
+
+
+async def test_damaged_pictures_are_neither_black_nor_alike() -> None:
+    pool = Pool(foul_at())
+    reader = Reader(picture=lambda half: bytes([128]) * 1024 if half == 8 else luma(1), corrupt=[4000, 5000])
+    analysis = await engine(pool, Store()).analyse(job(reader))
+    assert analysis.samples[4000].outcome is Outcome.UNDECODABLE
+    assert 5000 in pool.times
+    assert analysis.coverage == 0.9
+
+
+async def test_followers_are_settled_once() -> None:
+    sink = Sink()
+    analysis = await engine(Pool(foul_at()), Store(), sink).analyse(job(Reader(picture=lambda _: luma(1))))
+    assert (analysis.asked + analysis.inherited, sink.settled) == (len(analysis.samples), len(analysis.samples))
+
+
+async def test_answers_of_a_server_that_is_not_up_yet_are_known() -> None:
+    store = Store()
+    await engine(Pool(foul_at()), store).analyse(job(Reader()))
+    pool = Pool(foul_at())
+    pool.models = None
+    await engine(pool, store).analyse(job(Reader()))
+    assert pool.questions == []
