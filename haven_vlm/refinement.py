@@ -25,6 +25,10 @@ VOTE_MS = 400
 HYSTERESIS = 0.8
 """Below this share of its threshold a tag counts as gone; in between, it is what it was before."""
 
+WORN = 3
+"""Halvings in a row that point to the same end of a stretch, from which on that end is doubted: by chance that happens
+at one boundary in four of a long search, and with every wrong answer early in it."""
+
 WINDOW_MS = 4000
 """Stretches up to this length are worth decoding in one go, all steps of the search at once."""
 
@@ -103,6 +107,47 @@ _FAILED = _Look(frozenset())
 """Seen, and not analysed; told apart by identity."""
 
 _NEITHER: Tags = frozenset()
+
+
+@dataclass(slots=True)
+class _Ends:
+    """The stretch that a search has narrowed a boundary to, and how it came to that."""
+
+    low: int
+    high: int
+    _low_before: int | None = None
+    """The lower end before this one; None: it was there from the beginning."""
+    _high_before: int | None = None
+    _low_age: int = 0
+    """Halvings that the lower end has outlasted."""
+    _high_age: int = 0
+
+    def move(self, at_ms: int, *, is_low: bool) -> None:
+        """Make a moment inside the lower or upper end."""
+        if is_low:
+            self._low_before, self.low = self.low, at_ms
+            self._low_age, self._high_age = 0, self._high_age + 1
+        else:
+            self._high_before, self.high = self.high, at_ms
+            self._high_age, self._low_age = 0, self._low_age + 1
+
+    def beyond_worn(self, reach_ms: int) -> int | None:
+        """A moment just outside of an end that outlasted many halvings and was set by one of them."""
+        if self._low_age >= WORN and self._low_before is not None and self.low - reach_ms > self._low_before:
+            return self.low - reach_ms
+        if self._high_age >= WORN and self._high_before is not None and self.high + reach_ms < self._high_before:
+            return self.high + reach_ms
+        return None
+
+    def reopen(self, at_ms: int, same: bool) -> bool:
+        """Take the answer from outside of an end; True: that end was wrong, and the search goes back behind it."""
+        if at_ms < self.low and not same and self._low_before is not None:
+            self.low, self.high = self._low_before, at_ms
+        elif at_ms > self.high and same and self._high_before is not None:
+            self.low, self.high = at_ms, self._high_before
+        else:
+            return False
+        return True
 
 
 class Search:
@@ -324,17 +369,28 @@ class _Derivation:
         return max(0, math.ceil(math.log2(width_ms / self._tolerance))) if width_ms > 0 else 0
 
     def _halve(self, tag: str, there: bool, low: int, high: int, *, steps: int, step: int, asked: list[int]) -> bool:
-        """Narrow a stretch at whose lower end the tag's presence is `there`, and at whose upper end it is not."""
-        while high - low > self._tolerance:
-            at_ms, certain = self._split(low, high)
+        """Narrow a stretch at whose lower end the tag's presence is `there`, and at whose upper end it is not.
+
+        A single wrong answer sends the search to one of its ends for good. So when all of the last answers point to
+        an end that one answer set, the last halving goes beyond that end instead; if that answer was wrong, the search
+        goes back to where it was before it.
+        """
+        ends = _Ends(low, high)
+        doubted = False
+        while ends.high - ends.low > self._tolerance:
+            at_ms, certain = self._split(ends.low, ends.high)
             if not certain:
                 if steps <= 0:
                     break
                 steps -= 1
-            look = self._ask(at_ms, step=step, gain=high - low, maybe=self._within(low, high, at_ms))
-            if look is _FAILED:  # one more try close by, then the stretch stays as wide as it is
-                at_ms += max(1, (high - at_ms) // 3)
-                look = self._ask(at_ms, step=step + 1, gain=high - low)
+            beyond = None if steps or doubted or certain else ends.beyond_worn(min(VOTE_MS, self._tolerance))
+            if beyond is not None:
+                at_ms, doubted = beyond, True
+            maybe = self._within(ends.low, ends.high, at_ms)
+            look = self._ask(at_ms, step=step, gain=ends.high - ends.low, maybe=maybe)
+            if look is _FAILED and beyond is None:  # one more try close by, then the stretch stays as wide as it is
+                at_ms += max(1, (ends.high - at_ms) // 3)
+                look = self._ask(at_ms, step=step + 1, gain=ends.high - ends.low)
             if look is None:
                 self._out.ahead += max(0, steps)
                 return False
@@ -342,7 +398,10 @@ class _Derivation:
                 break
             asked.append(at_ms)
             same = tag in look.unclear or (tag in look.there) == there
-            low, high = (at_ms, high) if same else (low, at_ms)
+            if beyond is None:
+                ends.move(at_ms, is_low=same)
+            elif ends.reopen(at_ms, same):
+                steps = self._steps(ends.high - ends.low)
             step += 1
         return True
 

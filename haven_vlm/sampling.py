@@ -142,8 +142,8 @@ def _shot_anchors(
     anchors: list[Anchor] = []
     for shot in shots:
         start = 0 if not shot.start_ms else shot.start_ms + margin
-        if start >= shot.end_ms or (anchors and start - anchors[-1].at_ms < interval_ms // 2):
-            continue  # flashes: never denser than twice the scan
+        if anchors and shot.end_ms - start < interval_ms // 2:
+            continue  # a flash: never denser than twice the scan
         distance = interval_ms if shot.still and still_is_free else coarse
         looks = max(1, -(-(shot.end_ms - start) // distance))
         times = [start + (shot.end_ms - start) * i // looks for i in range(looks)]

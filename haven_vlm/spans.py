@@ -13,6 +13,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate, groupby, pairwise
+from operator import itemgetter
+from typing import NamedTuple
 
 from haven_vlm.facts import Sample, Span
 
@@ -22,11 +25,51 @@ MEAN_SPAN_S = 15.0
 MEAN_PAUSE_S = 150.0
 """Seconds between two spans of a tag on average, before anything is known."""
 
-ROUNDS = 3
-"""Times the course is found anew with the errors that the one before showed; it settles after two."""
+SHARE = MEAN_SPAN_S / (MEAN_SPAN_S + MEAN_PAUSE_S)
+"""Share of the time that a tag is there, before anything is known."""
+
+LEAST_GAP_MS = 2000
+"""Between samples closer than this a turn is as likely as over this time: they lie so close because the search for
+the ends of spans put them there, where turns are."""
+
+ROUNDS = 4
+"""Times the course is found anew with the errors that the one before showed; it settles sooner, mostly after two."""
 
 LEAST_ERROR, MOST_ERROR = 0.001, 0.3
 """Bounds of the error rates that are believed of a model."""
+
+SHORT_PROOF = 4.0
+"""How much likelier than flicker a stretch of up to `SHORT_MS` must be to count, in nats (4: about 55 to 1). It fades
+away until `LONG_MS`: asked of long stretches, too, it would make coarse scans of busy scenes find nothing."""
+SHORT_MS, LONG_MS = 3000, 8000
+
+
+class Turns(NamedTuple):
+    """Logarithms of the chances of what a tag may do over a gap between samples."""
+
+    stay_away: float
+    come: float
+    stay: float
+    go: float
+
+
+class Run(NamedTuple):
+    """Successive samples that say the same about a tag."""
+
+    samples: int
+    named: bool
+    weight: float
+    """Sum of the samples' weights: 0.5 for a confidence right at the threshold, 1 for one far from it."""
+    own: int
+    """Samples that were asked themselves; the others took their answer over and say nothing new about errors."""
+    entry: Turns
+    """Over the gap before the first of them."""
+    stay_away: float
+    stay: float
+    """Logarithm of the chance that the tag stays away (stays) from the first to the last of them."""
+    from_ms: int
+    until_ms: int
+    """Midway to the samples before and after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,74 +81,173 @@ class Noise:
     miss: float
     """Share of the frames with the tag in which it is not named."""
 
-    @property
-    def weight_named(self) -> float:
-        """Evidence of a frame in which the tag is named, in nats."""
-        return math.log((1 - self.miss) / self.false_alarm)
-
-    @property
-    def weight_not_named(self) -> float:
-        """Evidence against the tag of a frame in which it is not named, in nats."""
-        return math.log((1 - self.false_alarm) / self.miss)
+    def explain(self, run: Run) -> tuple[float, float]:
+        """Logarithms of the chances of a run's answers if the tag is away, and if it is there."""
+        if run.named:
+            return run.weight * math.log(self.false_alarm), run.weight * math.log1p(-self.miss)
+        return run.weight * math.log1p(-self.false_alarm), run.weight * math.log(self.miss)
 
 
-STRICT = Noise(0.05, 0.1)
-"""Believed of a model before its errors were counted: rather too much, so that flicker is not taken for spans."""
+STARTS = (Noise(0.05, 0.1), Noise(0.002, 0.01))
+"""What may be believed of a model before its errors were counted: a poor one and a good one. Each leads to a course and
+to the errors it shows; the pair that explains the answers better is taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
     """What the analysed samples say about one tag, ascending by time."""
 
-    times_ms: tuple[int, ...]
-    leanings: tuple[float, ...]
-    """-1 (surely not there) to 1 (surely there); half of either right at the threshold."""
-    confidences: tuple[float, ...]
-    own: tuple[bool, ...]
-    """False: taken over from another frame that looks the same; says nothing new about the model's errors."""
+    times_ms: Sequence[int]
+    confidences: Sequence[float]
+    runs: Sequence[Run]
 
 
-def track(samples: Sequence[Sample], tag: str, threshold: float) -> Track:
-    """Take what analysed samples (ascending by time) say about one tag."""
-    confidences = tuple(s.tags.get(tag, 0.0) for s in samples)
-    return Track(
-        times_ms=tuple(s.at_ms for s in samples),
-        leanings=tuple(_leaning(c, threshold) for c in confidences),
-        confidences=confidences,
-        own=tuple(s.inherited_from_ms is None for s in samples),
-    )
+def tracks(samples: Sequence[Sample], thresholds: Mapping[str, float]) -> dict[str, Track]:
+    """Take what analysed samples (ascending by time) say about each tag with its threshold."""
+    times = [s.at_ms for s in samples]
+    turns = [_turns(0), *(_turns(b - a) for a, b in pairwise(times))]
+    away, there = list(accumulate(t.stay_away for t in turns)), list(accumulate(t.stay for t in turns))
+    own = list(accumulate((s.inherited_from_ms is None for s in samples), initial=0))
+    found: dict[str, Track] = {}
+    for tag, threshold in thresholds.items():
+        confidences = [s.tags.get(tag, 0.0) for s in samples]
+        readings = [_read(c, threshold) for c in confidences]
+        runs: list[Run] = []
+        first = 0
+        for named, group in groupby(readings, key=itemgetter(0)):
+            weights = [weight for _, weight in group]
+            last = first + len(weights) - 1
+            runs.append(
+                Run(
+                    samples=len(weights),
+                    named=named,
+                    weight=sum(weights),
+                    own=own[last + 1] - own[first],
+                    entry=turns[first],
+                    stay_away=away[last] - away[first],
+                    stay=there[last] - there[first],
+                    from_ms=(times[max(0, first - 1)] + times[first]) // 2,
+                    until_ms=(times[last] + times[min(len(times) - 1, last + 1)]) // 2,
+                )
+            )
+            first = last + 1
+        found[tag] = Track(times, confidences, runs)
+    return found
 
 
-def _leaning(confidence: float, threshold: float) -> float:
-    """The threshold is a promise: from it on a frame counts as having the tag, and with half its weight at least."""
+@lru_cache(maxsize=4096)
+def _read(confidence: float, threshold: float) -> tuple[bool, float]:
+    """Whether a frame counts as having a tag (from the threshold on: that is a promise), and how much it weighs."""
     if confidence >= threshold and confidence > 0:
-        above = (confidence - threshold) / (1 - threshold) if threshold < 1 else 1.0
-        return 0.5 + 0.5 * min(1.0, above)
-    return -0.5 - 0.5 * (threshold - confidence) / threshold if threshold > 0 else -1.0
+        return True, 0.5 + 0.5 * (min(1.0, (confidence - threshold) / (1 - threshold)) if threshold < 1 else 1.0)
+    return False, 0.5 + 0.5 * ((threshold - confidence) / threshold if threshold > 0 else 1.0)
 
 
-def decode(tracks: Mapping[str, Track], *, rounds: int = ROUNDS) -> dict[str, list[bool]]:
+@lru_cache(maxsize=4096)
+def _turns(gap_ms: int) -> Turns:
+    on, off = 1 / MEAN_SPAN_S, 1 / MEAN_PAUSE_S
+    settled = 1 - math.exp(-(on + off) * max(gap_ms, LEAST_GAP_MS) / 1000)
+    come, go = settled * off / (on + off), settled * on / (on + off)
+    return Turns(math.log1p(-come), math.log(come), math.log1p(-go), math.log(go))
+
+
+def decode(tracks: Mapping[str, Track]) -> dict[str, list[bool]]:
     """The most likely course of each tag: for each of its samples, whether the tag is there.
 
-    Tags share what is learned about the model's errors; one that is read worse than the others has its own rates.
+    A course turns only where the answers do. Tags share what is learned about the model's errors; one that is read
+    worse than the others has its own rates.
     """
-    noises = dict.fromkeys(tracks, STRICT)
-    courses: dict[str, list[bool]] = {}
-    for left in reversed(range(rounds)):
-        courses = {tag: _course(t, noises[tag]) for tag, t in tracks.items()}
-        if left:
-            learned = _learned(tracks, courses)
-            if learned == noises:
+    best, best_score = dict[str, list[bool]](), -math.inf
+    for start in STARTS:
+        noises = dict.fromkeys(tracks, start)
+        courses: dict[str, list[bool]] = {}
+        for _ in range(ROUNDS):
+            score, before = 0.0, courses
+            courses = {}
+            for tag, t in tracks.items():
+                course, chance = _course(t.runs, noises[tag])
+                score += chance - _drop_unproven(t.runs, course, noises[tag])
+                courses[tag] = course
+            if courses == before:
                 break
-            noises = learned
-    return courses
+            noises = _learned(tracks, courses)
+        if score > best_score:
+            best, best_score = courses, score
+    return {
+        tag: [there for run, there in zip(tracks[tag].runs, course, strict=True) for _ in range(run.samples)]
+        for tag, course in best.items()
+    }
 
 
-def _learned(tracks: Mapping[str, Track], courses: Mapping[str, list[bool]]) -> dict[str, Noise]:
-    counts = {tag: _errors(tracks[tag], courses[tag]) for tag in tracks}
+def _course(runs: Sequence[Run], noise: Noise) -> tuple[list[bool], float]:
+    """Viterbi's algorithm over runs: whether the tag is there in each, and the logarithm of that course's chance."""
+    away, there = math.log1p(-SHARE), math.log(SHARE)
+    steps: list[tuple[bool, bool]] = []
+    for i, run in enumerate(runs):
+        if i:
+            left, came = there + run.entry.go, away + run.entry.come
+            stayed_away, stayed = away + run.entry.stay_away, there + run.entry.stay
+            steps.append((left > stayed_away, stayed >= came))
+            away, there = max(left, stayed_away), max(stayed, came)
+        if_away, if_there = noise.explain(run)
+        away += run.stay_away + if_away
+        there += run.stay + if_there
+    state = there > away
+    course = [state]
+    for was_there_if_away, was_there_if_there in reversed(steps):
+        state = was_there_if_there if state else was_there_if_away
+        course.append(state)
+    course.reverse()
+    return course, max(away, there)
+
+
+def _drop_unproven(runs: Sequence[Run], course: list[bool], noise: Noise) -> float:
+    """Take stretches out of a course that are only a little likelier than flicker; returns what that costs its chance.
+
+    Flicker makes short stretches: among many frames and tags some errors fall together, and votes look where the first
+    of them was. So the shorter a stretch, the clearer its case must be.
+    """
+    cost, last = 0.0, len(runs) - 1
+    for first, until in _stretches(course):
+        gain = 0.0
+        for i in range(first, until + 1):
+            if_away, if_there = noise.explain(runs[i])
+            gain += if_there - if_away + runs[i].stay - runs[i].stay_away
+            if i > first:
+                gain += runs[i].entry.stay - runs[i].entry.stay_away
+        entry = runs[first].entry
+        gain += entry.come - entry.stay_away if first else math.log(SHARE) - math.log1p(-SHARE)
+        if until < last:
+            gain += runs[until + 1].entry.go - runs[until + 1].entry.stay_away
+        whole = first == 0 and until == last  # of a clip that is short itself, nothing more can be asked
+        if not whole and gain < _proof(runs[until].until_ms - runs[first].from_ms):
+            course[first : until + 1] = [False] * (until + 1 - first)
+            cost += gain
+    return cost
+
+
+def _proof(length_ms: int) -> float:
+    """How much likelier than not a stretch of this length must be, in nats."""
+    return SHORT_PROOF * min(1.0, max(0.0, (LONG_MS - length_ms) / (LONG_MS - SHORT_MS)))
+
+
+def _stretches(course: Sequence[bool]) -> list[tuple[int, int]]:
+    """First and last index of each stretch that is there."""
+    found: list[tuple[int, int]] = []
+    index = 0
+    for there, group in groupby(course):
+        count = len(list(group))
+        if there:
+            found.append((index, index + count - 1))
+        index += count
+    return found
+
+
+def _learned(tracks: Mapping[str, Track], courses: Mapping[str, Sequence[bool]]) -> dict[str, Noise]:
+    counts = {tag: _errors(tracks[tag].runs, courses[tag]) for tag in tracks}
     alarms, absent, misses, present = (sum(c[i] for c in counts.values()) for i in range(4))
     # a little doubt that many frames wash away: one error in a hundred frames, one miss in thirty
-    alarm, miss = (alarms + 1.0) / (absent + 100), (misses + 1.0) / (present + 30)
+    alarm, miss = (alarms + 1) / (absent + 100), (misses + 1) / (present + 30)
 
     def noise(a: int, n_absent: int, m: int, n_present: int) -> Noise:
         # a tag's own rates count once it has been seen often enough to have any
@@ -117,58 +259,17 @@ def _learned(tracks: Mapping[str, Track], courses: Mapping[str, list[bool]]) -> 
     return {tag: noise(*c) for tag, c in counts.items()}
 
 
-def _errors(t: Track, course: Sequence[bool]) -> tuple[int, int, int, int]:
+def _errors(runs: Sequence[Run], course: Sequence[bool]) -> tuple[int, int, int, int]:
     """False alarms, frames without the tag, misses, frames with it."""
     alarms = absent = misses = present = 0
-    for leaning, there, own in zip(t.leanings, course, t.own, strict=True):
-        if own and there:
-            present += 1
-            misses += leaning < 0
-        elif own:
-            absent += 1
-            alarms += leaning > 0
-    return alarms, absent, misses, present
-
-
-@lru_cache(maxsize=4096)
-def _turns(gap_ms: int) -> tuple[float, float, float, float]:
-    """Logarithms of the chances, over a gap, to stay away, to come, to stay there, to go."""
-    on, off = 1 / MEAN_SPAN_S, 1 / MEAN_PAUSE_S
-    settled = 1 - math.exp(-(on + off) * max(gap_ms, 1) / 1000)
-    come, go = settled * off / (on + off), settled * on / (on + off)
-    return math.log1p(-come), math.log(come), math.log1p(-go), math.log(go)
-
-
-def _course(t: Track, noise: Noise) -> list[bool]:
-    """Viterbi's algorithm with two states in continuous time."""
-    if not any(leaning > 0 for leaning in t.leanings):
-        return [False] * len(t.leanings)
-    named, not_named = noise.weight_named, noise.weight_not_named
-    share = MEAN_SPAN_S / (MEAN_SPAN_S + MEAN_PAUSE_S)
-    away, there = math.log(1 - share), math.log(share)
-    came_from_there: list[bool] = []
-    stayed_there: list[bool] = []
-    before = t.times_ms[0]
-    for at, leaning in zip(t.times_ms, t.leanings, strict=True):
-        if at != before:
-            stay_away, come, stay, go = _turns(at - before)
-            via_there, via_away = there + go, away + come
-            left, stayed = via_there > away + stay_away, there + stay >= via_away
-            away = via_there if left else away + stay_away
-            there = there + stay if stayed else via_away
+    for run, there in zip(runs, course, strict=True):
+        if there:
+            present += run.own
+            misses += 0 if run.named else run.own
         else:
-            left, stayed = False, True
-        came_from_there.append(left)
-        stayed_there.append(stayed)
-        there += leaning * (named if leaning > 0 else not_named)
-        before = at
-    state = there > away
-    course: list[bool] = []
-    for left, stayed in zip(reversed(came_from_there), reversed(stayed_there), strict=True):
-        course.append(state)
-        state = stayed if state else left
-    course.reverse()
-    return course
+            absent += run.own
+            alarms += run.own if run.named else 0
+    return alarms, absent, misses, present
 
 
 def stretches(t: Track, course: Sequence[bool], duration_ms: int, *, reach_ms: int) -> list[tuple[int, int, float]]:
@@ -179,23 +280,17 @@ def stretches(t: Track, course: Sequence[bool], duration_ms: int, *, reach_ms: i
     The confidence is the mean of the frames' confidences and of one imaginary undecided frame.
     """
     found: list[tuple[int, int, float]] = []
-    times, count, index = t.times_ms, len(course), 0
-    while index < count:
-        if not course[index]:
-            index += 1
-            continue
-        first = index
-        while index < count and course[index]:
-            index += 1
+    times, last = t.times_ms, len(course) - 1
+    for first, until in _stretches(course):
         if first:
             start = (times[first - 1] + times[first]) // 2
         else:
             start = 0 if times[0] <= reach_ms else times[0] - reach_ms // 2
-        if index < count:
-            end = (times[index - 1] + times[index] + 1) // 2
+        if until < last:
+            end = (times[until] + times[until + 1] + 1) // 2
         else:
             end = duration_ms if duration_ms - times[-1] <= reach_ms else times[-1] + reach_ms // 2
-        inside = t.confidences[first:index]
+        inside = t.confidences[first : until + 1]
         start, end = max(0, min(start, duration_ms)), max(0, min(end, duration_ms))
         if start < end:
             found.append((start, end, (sum(inside) + 0.5) / (len(inside) + 1)))
