@@ -23,6 +23,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - what an older Python gets to see
 
 from haven_vlm.bootstrap import ensure_dependencies
 from haven_vlm.errors import ConfigError, HavenError, WireError
+from haven_vlm.privacy import redact
 from haven_vlm.stash_log import Display, install_logging, stdout_taken
 from haven_vlm.stash_wire import Envelope, ProgressWriter, read_envelope, reply
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         return _at_a_shell(arguments)
     with install_logging() as display, stdout_taken() as write:
         output, error = serve(read_envelope, display)
-        write(reply(output or "ok", error=error or None))
+        write(reply(output, error=error or None))
     return 1 if error else 0
 
 
@@ -62,7 +63,7 @@ def _at_a_shell(arguments: Sequence[str]) -> int:
     with install_logging(plain=True, verbose=options.verbose) as display, stdout_taken() as write:
         output, error = serve(lambda _: _envelope(options, os.environ), display, data=b"")
         if options.json:
-            write(reply(output or "ok", error=error or None))
+            write(reply(output, error=error or None))
         else:
             write(error or output)
     return 1 if error else 0
@@ -145,7 +146,8 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None) ->
         return "", "Stopped. What was answered is kept; start the task again to go on."
     except Exception as exc:
         log.error("Unexpected error", exc_info=exc)
-        return "", f"Unexpected error ({type(exc).__name__}: {exc}). The log has the details; please report it."
+        what = redact(f"{type(exc).__name__}: {exc}")
+        return "", f"Unexpected error ({what}). The log has the details; please report it."
     if not result.ok:
         return result.text, result.text  # Stash logs an error of the reply by itself, but no output
     log.info("%s", result.text)

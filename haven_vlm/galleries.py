@@ -13,6 +13,7 @@ from haven_vlm.errors import (
     BusyError,
     HavenError,
     LedgerError,
+    LocalOutageError,
     MediaError,
     MediaUnreachable,
     OutageError,
@@ -99,7 +100,6 @@ class GalleryRun:
         """
         reports: list[MediumReport] = []
         waiting: Iterator[str] = iter(ids)
-        self._work.progress.media(len(ids))
 
         async def worker() -> None:
             for gallery_id in waiting:
@@ -130,6 +130,8 @@ class GalleryRun:
                 return replace(bare, reason=f"it is no longer tagged {self._mark.name}")
             tally = await self._look(gallery, lane)
             return await self._conclude(gallery, tally, bare)
+        except LocalOutageError as exc:
+            return replace(bare, status=Status.FAILED, reason=str(exc))  # what may leave the network can go on
         except (OutageError, StashUnauthorized, LedgerError):
             raise  # the same would happen to every other gallery
         except BusyError as exc:

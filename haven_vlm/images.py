@@ -90,7 +90,6 @@ class ImageRun:
             LedgerError: nothing can be kept any more.
         """
         self._total = len(ids)
-        self._work.progress.media(len(ids))
         self._work.looker.expect(len(ids))
         ended_because = ""
         try:

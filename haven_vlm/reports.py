@@ -15,6 +15,9 @@ from haven_vlm.facts import Kind, Span
 from haven_vlm.ports import PoolStatistics
 from haven_vlm_utility import clock_text, count_text, duration_text
 
+_MOST_CAUSES = 8
+"""Causes the summary names; the report names all."""
+
 
 class Status(StrEnum):
     """How a medium fared."""
@@ -41,6 +44,8 @@ class MediumReport:
     status: Status
     reason: str = ""
     """A sentence, when there is something to say."""
+    cause: str = ""
+    """The reason without numbers and names, by which media are counted; empty: the reason itself."""
     tags: tuple[str, ...] = ()
     """Tags the medium got from us, as they are called in Stash."""
     spans: tuple[Span, ...] = ()
@@ -95,6 +100,8 @@ class RunReport:
     """Why the run ended early, in words; empty when it did everything."""
     written: bool = True
     """False for a preview."""
+    selected: int | None = None
+    """Media the run was about; None: those in `media`."""
 
     @property
     def counts(self) -> Counter[Status]:
@@ -106,11 +113,12 @@ class RunReport:
         asked = sum(m.asked for m in self.media)
         reused = sum(m.reused for m in self.media)
         inherited = sum(m.inherited for m in self.media)
-        left = sum(m.left_network for m in self.media)
+        # the pool knows also of frames whose answer never came, or whose medium failed afterwards
+        left = self.pool.left_network if self.pool else sum(m.left_network for m in self.media)
         counts = self.counts
         kinds = Counter(str(m.kind) for m in self.media)
         noun = next(iter(kinds)) if len(kinds) == 1 else "medium" if kinds else "scene"
-        what = count_text(len(self.media), noun)
+        what = count_text(max(self.selected or 0, len(self.media)), noun)
         if len(kinds) > 1:
             what += f" ({', '.join(count_text(n, kind) for kind, n in kinds.items())})"
         done = counts[Status.TAGGED]
@@ -128,19 +136,28 @@ class RunReport:
         lines = [f"{head}: {', '.join(details)}."]
         if self.ended_because:
             lines.append(f"The run ended early: {self.ended_because}")
-        for reason, count in self.causes().most_common(10):
-            lines.append(f"{count_text(count, noun)}: {reason}")
+        causes = self.causes().most_common()
+        lines += [f"{count_text(count, noun)}: {reason}" for reason, count in causes[:_MOST_CAUSES]]
+        if others := sum(count for _, count in causes[_MOST_CAUSES:]):
+            lines.append(f"{count_text(others, noun)} more with other reasons; the report has them all.")
+        unanswered = Counter[str]()
+        for m in self.media:
+            if m.status is Status.TAGGED:
+                unanswered.update(m.problems)
+        lines += [f"{count_text(n, 'frame')} not analysed: {why}" for why, n in unanswered.most_common(_MOST_CAUSES)]
         if not self.written:
             lines.append("Nothing was written to Stash: this was a preview.")
         return "\n".join(lines)
 
     def causes(self) -> Counter[str]:
-        """Reason of what was not tagged → number of media."""
-        return Counter(m.reason for m in self.media if m.status is not Status.TAGGED and m.reason)
+        """Cause of what was not tagged → number of media."""
+        return Counter(m.cause or m.reason for m in self.media if m.status is not Status.TAGGED and m.reason)
 
     def as_json(self) -> str:
-        """The whole report as JSON."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1, default=str)
+        """The whole report as JSON; each medium on a line of its own, for there may be tens of thousands."""
+        head = json.dumps(dataclasses.asdict(dataclasses.replace(self, media=())), ensure_ascii=False, indent=1)
+        media = ",\n  ".join(json.dumps(dataclasses.asdict(m), ensure_ascii=False, default=str) for m in self.media)
+        return head.replace('"media": []', f'"media": [\n  {media}\n ]', 1)
 
     def as_csv(self) -> str:
         """One line per span, for spreadsheets; formulas are defused."""

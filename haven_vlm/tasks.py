@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,22 +58,32 @@ class Options:
         """
         rest = {k: v for k, v in arguments.items() if k not in ("mode", "ids", "limit", "everything", "run")}
         problems = []
-        ids = arguments.get("ids") or ()
-        if isinstance(ids, str):
-            ids = [part.strip() for part in ids.split(",") if part.strip()]
-        if not isinstance(ids, Sequence) or not all(str(i).isdecimal() for i in ids):
-            problems.append("ids: a list of numbers is needed")
-            ids = ()
-        numbers: dict[str, int | None] = {}
-        for name in ("limit", "run"):
+        ids: list[str] = []
+        if "ids" in arguments:
+            given = arguments["ids"]
+            parts = (
+                given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
+            )
+            ids = [str(part).strip() for part in parts if str(part).strip()]
+            # no ids is not the same as none named: that would be everything that is tagged
+            if not ids or not all(i.isdecimal() for i in ids):
+                problems.append("ids: numbers are needed, separated by commas")
+        numbers: dict[str, int | None] = {"limit": None, "run": None}
+        for name in numbers:
             value = arguments.get(name)
-            numbers[name] = int(str(value)) if str(value).isdecimal() and int(str(value)) > 0 else None
-            if value not in (None, "") and numbers[name] is None:
+            if value in (None, ""):
+                continue
+            if not re.fullmatch(r"[1-9]\d{0,9}", str(value)):
                 problems.append(f"{name}: a whole number of at least 1 is needed")
+            else:
+                numbers[name] = int(str(value))
+        switch = str(arguments.get("everything", "")).strip().casefold()
+        if switch not in ("true", "1", "yes", "on", "false", "0", "no", "off", ""):
+            problems.append("everything: true or false is needed")
         if problems:
             raise ConfigError("The arguments of the task are wrong: " + "; ".join(problems))
-        everything = str(arguments.get("everything", "")).casefold() in ("true", "1", "yes", "on")
-        return cls(tuple(str(i) for i in ids), numbers["limit"], everything, numbers["run"]), rest
+        everything = switch in ("true", "1", "yes", "on")
+        return cls(tuple(dict.fromkeys(ids)), numbers["limit"], everything, numbers["run"]), rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +165,10 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
     if context.options.ids:
         kinds = kinds[:1]  # numbers mean scenes, or for Tag Images images
     ids = {kind: await _selection(context, kind, marks, mark, recall=recall) for kind in kinds}
-    if not any(ids.values()):
-        return TaskResult(_nothing_to_do(mark, marks, kinds), ok=True)
+    selected = sum(map(len, ids.values()))
+    if not selected:
+        return TaskResult(_nothing_to_do(context, mark, marks, kinds, write=write), ok=True)
+    context.progress.media(selected)
     log.info("To look at: %s", ", ".join(count_text(len(some), str(kind)) for kind, some in ids.items() if some))
     if not recall:
         await context.pool.prepared()  # which models will answer decides which answers are known already
@@ -167,7 +180,7 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
     result = WorkResult(
         tuple(m for r in results for m in r.media), next((r.ended_because for r in results if r.ended_because), "")
     )
-    return await _report(context, result, started, context.clock() - began, written=write)
+    return await _report(context, result, started, context.clock() - began, written=write, selected=selected)
 
 
 def _work(
@@ -243,8 +256,10 @@ async def _selection(context: TaskContext, kind: Kind, marks: Marks, mark: TagRe
     return ids[: options.limit]
 
 
-def _nothing_to_do(mark: TagRef, marks: Marks, kinds: Sequence[Kind]) -> str:
-    if mark.name in marks.created:
+def _nothing_to_do(context: TaskContext, mark: TagRef, marks: Marks, kinds: Sequence[Kind], *, write: bool) -> str:
+    if not _is_marked_only(context):
+        return f"Nothing to do: no {_listed(kinds, 'or')} fits what was asked for."
+    if mark.name in marks.created and write:
         return (
             f"The tag “{mark.name}” did not exist yet; it does now. Put it on the {_listed(kinds, 'and')} you want "
             "looked at, and start the task again."
@@ -259,7 +274,7 @@ def _listed(kinds: Sequence[Kind], last: str) -> str:
 
 
 async def _report(
-    context: TaskContext, result: WorkResult, started: str, seconds: float, *, written: bool
+    context: TaskContext, result: WorkResult, started: str, seconds: float, *, written: bool, selected: int
 ) -> TaskResult:
     statistics = context.pool.statistics()
     report = RunReport(
@@ -271,6 +286,7 @@ async def _report(
         pool=statistics,
         ended_because=result.ended_because,
         written=written,
+        selected=selected,
     )
     folder = context.data_dir / "reports"
     name = f"{started[:19].replace(':', '')}-run{context.run_id}"

@@ -15,6 +15,7 @@ from haven_vlm.errors import (
     BusyError,
     HavenError,
     LedgerError,
+    LocalOutageError,
     MediaError,
     MediaUnreachable,
     OutageError,
@@ -27,6 +28,7 @@ from haven_vlm.marks import Marks
 from haven_vlm.ownership import Desired
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import Analysis, Analyzer, FrameReader, StashGateway, VideoJob
+from haven_vlm.privacy import redact
 from haven_vlm.progress import Progress
 from haven_vlm.reports import MediumReport, Status, WorkResult
 from haven_vlm.run_lock import Claims
@@ -75,13 +77,10 @@ class VideoRun:
     async def run(self, ids: Sequence[str]) -> WorkResult:
         """Work on these scenes; never raises for a single scene.
 
-        Raises:
-            StashUnauthorized: the login does not hold any more.
-            LedgerError: nothing can be kept any more.
+        What would befall every other scene too (no endpoint, no login, no ledger) ends the run, and is said.
         """
         waiting: Iterator[str] = iter(ids)
         reports: list[MediumReport] = []
-        self._work.progress.media(len(ids))
         ended_because = ""
 
         async def worker() -> None:
@@ -96,7 +95,7 @@ class VideoRun:
                     group.create_task(worker())
         except BaseExceptionGroup as group:
             error = first_error(group, HavenError)
-            if not isinstance(error, OutageError):
+            if not isinstance(error, OutageError | LedgerError | StashUnauthorized):
                 raise error from None
             ended_because = str(error)  # all that was answered is in the ledger, and the marks are still on
         return WorkResult(tuple(reports), ended_because)
@@ -115,6 +114,8 @@ class VideoRun:
                 if self._work.only_marked and self._mark.id not in medium.tag_ids:
                     return _report(scene_id, medium, Status.SKIPPED, f"it is no longer tagged {self._mark.name}")
                 return await self._look_and_write(medium, lane)
+        except LocalOutageError as exc:
+            return _report(scene_id, medium, Status.FAILED, str(exc))  # scenes that may leave can still be answered
         except (OutageError, StashUnauthorized, LedgerError):
             raise  # the same would happen to every other scene
         except BusyError as exc:
@@ -124,7 +125,9 @@ class VideoRun:
             return _report(scene_id, medium, Status.FAILED, str(exc))
         except Exception as exc:  # a mistake of ours with one scene must not cost the thousand others
             log.error("Unexpected error at %s", lane, exc_info=exc)
-            reason = f"unexpected error ({type(exc).__name__}: {exc}); the log has the details, please report it"
+            reason = redact(
+                f"unexpected error ({type(exc).__name__}: {exc}); the log has the details, please report it"
+            )
             return _report(scene_id, medium, Status.FAILED, reason)
         finally:
             self._work.progress.close(lane)
@@ -141,9 +144,10 @@ class VideoRun:
             return await self._faulty(medium, str(exc))
         if analysis.coverage < work.settings.min_coverage:
             reason = _too_little(analysis, work.settings.min_coverage)
-            if _mediums_fault(analysis):
-                return await self._faulty(medium, reason, analysis)
-            return _report(medium.id, medium, Status.INCOMPLETE, reason, analysis)
+            if _is_mediums_fault(analysis, work.settings.min_coverage):
+                return await self._faulty(medium, reason, analysis, cause="too much of the file cannot be decoded")
+            cause = "too few of the frames could be analysed"
+            return _report(medium.id, medium, Status.INCOMPLETE, reason, analysis, cause=cause)
         findings = conclude(analysis.samples, analysis.duration_ms, work.settings)
         return await self._write(medium, analysis, findings)
 
@@ -249,19 +253,20 @@ class VideoRun:
                     self._tags[name] = tag
         return {n: self._tags[n] for n in names if n in self._tags}
 
-    async def _faulty(self, medium: Medium, reason: str, analysis: Analysis | None = None) -> MediumReport:
+    async def _faulty(
+        self, medium: Medium, reason: str, analysis: Analysis | None = None, *, cause: str = ""
+    ) -> MediumReport:
         """The medium itself is at fault: mark it so, keep the trigger tag and all that stands there."""
         work = self._work
         if work.write and work.marks.errored.id not in medium.tag_ids:
             await work.applier.mark(work.run_id, medium, work.marks.errored.id)
-        return _report(medium.id, medium, Status.ERRORED, reason, analysis)
+        return _report(medium.id, medium, Status.ERRORED, reason, analysis, cause=cause)
 
 
-def _mediums_fault(analysis: Analysis) -> bool:
-    """Whether undecodable pictures alone bring the coverage below what is demanded."""
-    outcomes = Counter(s.outcome for s in analysis.samples.values())
-    failed = sum(n for outcome, n in outcomes.items() if not outcome.analysed)
-    return outcomes[Outcome.UNDECODABLE] * 2 > failed
+def _is_mediums_fault(analysis: Analysis, demanded: float) -> bool:
+    """Whether pictures that cannot be decoded would alone bring the coverage below what is demanded."""
+    undecodable = sum(s.outcome is Outcome.UNDECODABLE for s in analysis.samples.values())
+    return undecodable > len(analysis.samples) * (1 - demanded)
 
 
 def _too_little(analysis: Analysis, demanded: float) -> str:
@@ -274,7 +279,13 @@ def _too_little(analysis: Analysis, demanded: float) -> str:
 
 
 def _report(
-    medium_id: str, medium: Medium | None, status: Status, reason: str, analysis: Analysis | None = None
+    medium_id: str,
+    medium: Medium | None,
+    status: Status,
+    reason: str,
+    analysis: Analysis | None = None,
+    *,
+    cause: str = "",
 ) -> MediumReport:
     return MediumReport(
         kind=Kind.SCENE,
@@ -282,6 +293,7 @@ def _report(
         title=medium.title if medium else "",
         status=status,
         reason=reason,
+        cause=cause,
         samples=len(analysis.samples) if analysis else 0,
         coverage=analysis.coverage if analysis else 0.0,
         asked=analysis.asked if analysis else 0,
