@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -9,6 +11,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import av
+from av.codec.context import ThreadType
 from av.packet import Packet
 from av.video.stream import VideoStream
 
@@ -21,6 +24,8 @@ READ_TIMEOUT_S = 30.0
 """How long FFmpeg may try to get at bytes before a read fails; checked between its system calls."""
 MAX_BAD_READS = 8
 """Failed reads in a row after which a place in the file is given up."""
+LARGE_PIXELS = 2600 * 1500
+"""Pictures above this are decoded by one thread: each thread holds pictures of its own, and memory is bounded."""
 MAX_DURATION_S = 10 * 24 * 3600
 """Containers that claim more are damaged; their claim is not used."""
 
@@ -42,6 +47,41 @@ class Piece(NamedTuple):
     is_key: bool
 
 
+class DecodingThreads:
+    """The threads that all decoders of this process may use together: one for each core.
+
+    The first file that is open gets what is free, up to `MOST`; a decoder always gets one. With many files open
+    each has one thread, which wastes nothing; a file alone is not left to a single core.
+    """
+
+    MOST = 4
+    """More threads than this only cost one decoder memory."""
+
+    def __init__(self, cores: int) -> None:
+        self._free = cores
+        self._lock = threading.Lock()
+
+    def take(self, at_most: int = MOST) -> int:
+        """Threads for one more decoder, at least one; to be given back."""
+        with self._lock:
+            count = max(1, min(at_most, self.MOST, self._free))
+            self._free -= count
+        return count
+
+    def give_back(self, count: int) -> None:
+        """A decoder has ended."""
+        with self._lock:
+            self._free += count
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # of a container's share, where the system tells
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+DECODING_THREADS = DecodingThreads(_cores())
+
+
 class PacketFeed:
     """The packets of the first real video stream of a file, in decoding order. Blocking; one thread at a time.
 
@@ -54,6 +94,7 @@ class PacketFeed:
         *,
         open_timeout_s: float = OPEN_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
+        threads: DecodingThreads = DECODING_THREADS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Open the file.
@@ -67,22 +108,27 @@ class PacketFeed:
         self.gave_up = False
         """The last read ended because of faults, not at the end of the file."""
         self._clock = clock
+        self._threads, self._thread_count = threads, 0
         self._container = open_container(location, (open_timeout_s, read_timeout_s))
         try:
             self.stream = first_picture_track(self._container, location)
             self._prepare()
         except BaseException:
-            self._container.close()
+            self.close()
             raise
 
     def _prepare(self) -> None:
         stream = self.stream
+        self._packets: Iterator[Packet[VideoStream]] | None = None
         for other in self._container.streams:
             if other is not stream:
                 with suppress(AttributeError):  # older PyAV cannot; then unwanted packets are only skipped
                     other.discard = av.stream.Discard.all
         context = stream.codec_context
-        context.thread_count = 1
+        is_large = context.width * context.height > LARGE_PIXELS
+        self._thread_count = context.thread_count = self._threads.take(1 if is_large else DecodingThreads.MOST)
+        if self._thread_count > 1:
+            context.thread_type = ThreadType.AUTO
         context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
         self.format = self._container.format.name
         self.time_base = stream.time_base or Fraction(1, 90_000)
@@ -95,7 +141,6 @@ class PacketFeed:
         """The file does not say when a picture is shown: they have to be counted from a keyframe on."""
         self.can_seek = not self._is_raw
         self._index_shift = 0
-        self._packets: Iterator[Packet[VideoStream]] | None = None
         self._counted = 0
         entries = getattr(stream, "index_entries", None)
         if self.format in _SEARCHED:
@@ -127,6 +172,8 @@ class PacketFeed:
         """Close the file. May be called twice."""
         self._packets = None
         self._container.close()
+        self._threads.give_back(self._thread_count)
+        self._thread_count = 0
 
     # --- what the container says ---
 

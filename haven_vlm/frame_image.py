@@ -58,11 +58,12 @@ class View:
     """The part that counts, of the picture as it is stored."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a stored pixel divided by its height."""
+    turn: Image.Transpose | None = None
+    """What must be done to the stored picture to see it upright; None: nothing."""
 
 
 def image_from_frame(frame: VideoFrame, view: View, preparation: Preparation) -> Image.Image:
     """The small upright RGB image of a decoded frame."""
-    turn = orientation(frame)
     cut, line_height = _cut(frame, view.box)
     shape = float(cut.width * view.pixel_aspect), cut.height * line_height
     width, height = fitted(*shape, preparation.max_side_px)
@@ -71,11 +72,15 @@ def image_from_frame(frame: VideoFrame, view: View, preparation: Preparation) ->
     image = Image.frombytes("RGB", (width, height), bytes(plane), "raw", "RGB", plane.line_size)
     if frame.color_trc in (PQ, HLG):
         image = image.filter(to_sdr(frame.color_trc))
-    return image if turn is None else image.transpose(turn)
+    return image if view.turn is None else image.transpose(view.turn)
 
 
 def orientation(frame: VideoFrame) -> Image.Transpose | None:
-    """What must be done to the stored picture to see it upright, from the display matrix; None: nothing."""
+    """What must be done to the stored picture to see it upright, from the display matrix; None: nothing.
+
+    To be asked of one frame of a file, not of all: a frame whose side data were looked at lives until Python's
+    garbage collector comes round.
+    """
     side_data: Any = frame.side_data  # PyAV's own description of it knows one key only
     try:
         matrix = side_data["DISPLAYMATRIX"]
@@ -94,7 +99,7 @@ def upright_size(frame: VideoFrame, view: View) -> tuple[int, int]:
     box = view.box
     width = max(1, round(frame.width * (box.right - box.left) * view.pixel_aspect))
     height = max(1, round(frame.height * (box.bottom - box.top)))
-    return (height, width) if orientation(frame) in _SIDEWAYS else (width, height)
+    return (height, width) if view.turn in _SIDEWAYS else (width, height)
 
 
 def glimpse_luma(frame: VideoFrame) -> bytes:

@@ -19,6 +19,7 @@ from haven_vlm.frame_image import (
     View,
     glimpse_luma,
     image_from_frame,
+    orientation,
     probe_of,
     stereo_and_sphere,
     upright_size,
@@ -72,7 +73,9 @@ class VideoSource:
         if first is None:
             raise MediaUnreadable(f"{feed.title} holds no picture that can be decoded ({feed.codec}).")
         self._start = self._beginning(first)
-        self._view = View(self._part_that_counts(first.frame, name), _pixel_aspect(feed.stream))
+        self._view = View(
+            self._part_that_counts(first.frame, name), _pixel_aspect(feed.stream), orientation(first.frame)
+        )
         width, height = upright_size(first.frame, self._view)
         self.info = VideoInfo(
             duration_ms=feed.duration_ms,
