@@ -102,7 +102,7 @@ def odd(dice: random.Random, number: int) -> tuple[str, bytes | None, frozenset[
             )
 
 
-def build(folder: Path, stash: EmbeddedStash, images: int) -> Made:
+def build(folder: Path, stash: EmbeddedStash, images: int, odd_every: int) -> Made:
     """Make the files, and tell Stash of them."""
     dice, made = random.Random(7), Made()
     zip_from = images - images // 10
@@ -114,8 +114,8 @@ def build(folder: Path, stash: EmbeddedStash, images: int) -> Made:
             if number % 1000 == 0:
                 (folder / f"{number // 1000:03}").mkdir()
             place = folder / f"{number // 1000:03}"
-            if number % ODD_EVERY == ODD_EVERY - 1:
-                suffix, content, truth, frames = odd(dice, number // ODD_EVERY)
+            if number % odd_every == odd_every - 1:
+                suffix, content, truth, frames = odd(dice, number // odd_every)
                 path = place / f"{number}.{suffix}"
                 if content is not None:
                     path.write_bytes(content)
@@ -188,14 +188,16 @@ class Watch(threading.Thread):
         return next(mb for done, mb in self.samples if done >= wanted)
 
 
-def measure(images: int, slots: int, latency_s: float, folder: Path) -> tuple[dict[str, Any], list[str]]:
+def measure(
+    images: int, slots: int, latency_s: float, folder: Path, *, odd_every: int = ODD_EVERY
+) -> tuple[dict[str, Any], list[str]]:
     """Run Tag Images once; returns the figures, and what is wrong with the result."""
     with (
         running_stash(config_dir=folder) as stash,
         VisionServer(partial(truth_of, tags=VOCABULARY), slots=slots, latency_s=latency_s).in_thread() as server,
     ):
         began = time.monotonic()
-        made = build(folder, stash, images)
+        made = build(folder, stash, images, odd_every)
         print(f"{images:,} images made in {time.monotonic() - began:.0f} s", flush=True)
         settings = {"endpoints": f"{server.base_url} max={slots}", "tag_list": ", ".join(VOCABULARY)}
         stash.settings.configure_plugin("ahavenvlmconnector", settings)

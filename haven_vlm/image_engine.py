@@ -93,6 +93,11 @@ class ImageEngine:
         self._to_come = max(0, self._to_come - 1)
         self._pool.expect(LANE, self._to_come)
 
+    def close(self) -> None:
+        """Nothing more will be looked at."""
+        self._to_come = 0
+        self._pool.close_lane(LANE)
+
     async def look(self, job: ImageJob) -> Analysis:
         """Find out what is in one image.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from haven_vlm.applying import Applier
@@ -22,8 +22,6 @@ from haven_vlm.prompts import build_prompt
 from haven_vlm.reports import WorkResult
 from haven_vlm.settings import Settings
 from haven_vlm.still_reading import StillReader
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,10 @@ class ImageTask:
             any_model=self.recall,
         )
         moments = self.settings.image_moments
-        async with StillReader(self.preparation, moments=moments, fetch=self.fetch) as stills:
+        async with AsyncExitStack() as stack:
+            stack.callback(engine.close)
+            reader = StillReader(self.preparation, moments=moments, fetch=self.fetch)
+            stills = await stack.enter_async_context(reader)
             looker = ImageLooker(
                 settings=self.settings,
                 gateway=self.gateway,

@@ -11,8 +11,8 @@ from haven_vlm.ports import MediaFilter, StashCollections
 from haven_vlm.settings import Settings
 
 _ORDERS = {
-    "oldest": ("created_at", False),
-    "newest": ("created_at", True),
+    "oldest": ("id", False),  # ids count up, and unlike times of creation there are no two alike
+    "newest": ("id", True),
     "shortest": ("duration", False),
 }
 _SHORTEST = {Kind.IMAGE: "filesize", Kind.GALLERY: "images_count"}

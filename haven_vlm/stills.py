@@ -270,6 +270,8 @@ def _translated(head: bytes) -> Iterator[None]:
     except (MediaUnreadable, MediaUnreachable):
         raise
     except UnidentifiedImageError as exc:
+        if known := next((name for start, name in _BEGINNINGS if head.startswith(start)), ""):
+            raise MediaUnreadable(f"it is damaged: it begins as a {known} picture and does not go on as one") from exc
         raise UnknownFormat(f"it is {_guess(head)}, which cannot be read here") from exc
     except MemoryError as exc:
         raise MediaUnreadable("it does not fit into memory") from exc
@@ -288,6 +290,8 @@ def _damage(error: Exception) -> str:
     return f"it is damaged ({text or type(error).__name__})"
 
 
+_BEGINNINGS = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"), (b"RIFF", "WebP"), (b"BM", "BMP"))
+"""First bytes of formats that Pillow surely knows. Not TIFF's: cameras' raw pictures of all makers begin like it."""
 _BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
 
 

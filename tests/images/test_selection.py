@@ -60,8 +60,8 @@ def test_an_empty_criterion_is_never_sent() -> None:
 @pytest.mark.parametrize(
     ("kind", "order", "sort", "descending"),
     [
-        (Kind.SCENE, "oldest", "created_at", False),
-        (Kind.IMAGE, "newest", "created_at", True),
+        (Kind.SCENE, "oldest", "id", False),
+        (Kind.IMAGE, "newest", "id", True),
         (Kind.SCENE, "shortest", "duration", False),
         (Kind.IMAGE, "shortest", "filesize", False),
         (Kind.GALLERY, "shortest", "images_count", False),

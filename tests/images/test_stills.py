@@ -297,6 +297,13 @@ def test_what_is_no_picture_here_is_named(content: bytes, what: str) -> None:
         read(content)
 
 
+@pytest.mark.parametrize("head", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"BM"])
+def test_what_only_begins_like_a_picture_is_damaged_and_not_worth_a_thumbnail(head: bytes) -> None:
+    with pytest.raises(MediaUnreadable, match=r"damaged|cut off") as caught:
+        read(head + b"\0" * 40)
+    assert not isinstance(caught.value, UnknownFormat)
+
+
 def test_a_raw_photograph_is_not_taken_for_the_tiny_preview_inside() -> None:
     with pytest.raises(UnknownFormat, match="raw picture"):
         read(encoded(halves(), "TIFF"), "DSC_0001.NEF")
