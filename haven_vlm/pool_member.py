@@ -213,6 +213,8 @@ class Member:
         """No answer came."""
         self.failures[error.fault] += 1
         policy = POLICY[error.fault]
+        if error.retry_after_s is not None and policy in (Policy.ENDPOINT, Policy.WAIT):
+            self._rest_for(error.retry_after_s)  # a wish to be left alone counts, whatever it came with
         if policy is Policy.PARK:
             if error.fault is EndpointFault.FORBIDDEN and self.remote:
                 self.left_network -= lease.pictures  # that one was not sent
@@ -247,8 +249,11 @@ class Member:
     def _take_rest(self, error: EndpointError) -> None:
         self.reason, self.fix, self.proven = str(error), error.fix, False
         asked_s = error.retry_after_s
-        self.rest.extend(self._backoff.delay_s(self._rests_in_a_row) if asked_s is None else asked_s)
+        self._rest_for(self._backoff.delay_s(self._rests_in_a_row) if asked_s is None else asked_s)
         self._rests_in_a_row += 1
+
+    def _rest_for(self, seconds: float) -> None:
+        self.rest.extend(seconds)
         self._wake_in(self.rest.left_s + 0.001)
 
     def _go_down(self, error: EndpointError) -> None:
@@ -301,12 +306,8 @@ class Member:
             self._changed()
 
     def _silent(self) -> EndpointError:
-        return EndpointError(
-            "it does not answer the first questions about itself",
-            endpoint=self.name,
-            fault=EndpointFault.TIMEOUT,
-            fix="Look whether the server still works on something, or start it anew.",
-        )
+        what, fix = "it does not say what it can do", "Look whether the server still works on something, or restart it."
+        return EndpointError(what, endpoint=self.name, fault=EndpointFault.TIMEOUT, fix=fix)
 
     def _not_ready(self, error: EndpointError) -> None:
         self.failures[error.fault] += 1

@@ -200,12 +200,11 @@ class Settler:
             return None
         if answer.outcome.analysed or course.second_opinion:
             return answer if answer.outcome.analysed else course.poor or answer
-        if answer.outcome in (Outcome.REFUSED, Outcome.FILTERED):
-            job.not_model = member.model
-        elif answer.outcome is Outcome.UNPARSABLE:
-            job.banned.add(member.name)
-        else:
+        if answer.outcome not in (Outcome.REFUSED, Outcome.FILTERED, Outcome.UNPARSABLE):
             return answer
+        job.banned.add(member.name)
+        if answer.outcome is not Outcome.UNPARSABLE:
+            job.not_model = member.model  # the same model would refuse again
         if not any(s.alive for s in self._scheduler.fitting(job)):
             return answer
         course.second_opinion, course.poor, job.last = True, answer, member.name
@@ -228,7 +227,7 @@ class Settler:
         if self._is_poison(error, policy, course):
             if policy is Policy.ENDPOINT:
                 member.breaker.forgive()
-            return course.given_up("the same failure each time, so it is this picture or question")
+            return course.poor or course.given_up("the same failure each time, so it is this picture or question")
         if policy is Policy.QUESTION and (error.fault in HOPELESS_THERE or self._others(job, member)):
             job.banned.add(member.name)
         if course.attempts >= MOST_ATTEMPTS or course.bounces >= MOST_BOUNCES:

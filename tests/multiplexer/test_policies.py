@@ -112,7 +112,8 @@ def test_when_all_settings_are_wrong_the_run_ends_at_once_with_every_fix(when: s
     assert run(main()) < 2
 
 
-def test_rate_limits_are_waited_out_exactly_and_the_longest_wish_wins() -> None:
+@pytest.mark.parametrize("fault", [EndpointFault.RATE_LIMITED, EndpointFault.SERVER, EndpointFault.LOADING])
+def test_wishes_to_wait_are_granted_exactly_and_the_longest_wins(fault: EndpointFault) -> None:
     async def main() -> None:
         busy = FakeEndpoint("busy")
 
@@ -120,7 +121,7 @@ def test_rate_limits_are_waited_out_exactly_and_the_longest_wish_wins() -> None:
             number = len([a for a in endpoint.attempts if a.began_s >= 5])
             await asyncio.sleep(0.1)
             if 5 <= attempt.began_s < 5.5:
-                raise endpoint.error(EndpointFault.RATE_LIMITED, status=429, retry_after_s=20.0 if number == 1 else 3.0)
+                raise endpoint.error(fault, status=503, retry_after_s=20.0 if number == 1 else 3.0)
             return endpoint.good(attempt)
 
         busy.behave = behave
@@ -128,7 +129,7 @@ def test_rate_limits_are_waited_out_exactly_and_the_longest_wish_wins() -> None:
             answers(await ask_all(pool, range(400)))
         gap = sorted(a.began_s for a in busy.attempts if a.began_s >= 5.15)
         assert gap[0] >= 25.0
-        assert gap[0] <= 25.5
+        assert gap[0] <= 27
 
     run(main())
 
