@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from pydantic import ValidationError
 
 from haven_vlm.errors import ConfigError
 from haven_vlm.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # --- defaults -------------------------------------------------------------------------------------------------
 
@@ -52,8 +55,8 @@ PAGE_LAYER = "Stash's settings page"
 ARGUMENTS_LAYER = "arguments of the task"
 YAML_NAME = "haven_vlm_config.yaml"
 
-_SECRET_KEYS = ("api_key",)
-"""Keys whose values never stand in a message."""
+_SECRET_KEYS = ("api_key", "api_key_env", "base_url")
+"""Keys whose values never stand in a message: people type keys into all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,8 @@ def read_yaml(file: Path) -> Mapping[str, Any]:
         content = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=Strict)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{file} cannot be read: {exc}") from exc
+    except ValueError as exc:  # such as the 30th of February
+        raise ConfigError(f"{file}: {exc}; put quotes around it if it is text") from None
     except yaml.YAMLError as exc:
         where = getattr(exc, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
@@ -180,17 +185,31 @@ PAGE_KEYS = (
 
 
 def page_layer(page: Mapping[str, object]) -> Layer:
-    """What the page holds, as a layer. An empty text, 0 and an unset switch mean: not set here."""
+    """What the page holds, as a layer. An empty text, 0 and an unset switch mean: not set here.
+
+    Stash stores what it is given, of whatever type. A switch that is neither on nor off stays as it is, for `merge`
+    to refuse: it must never come to mean its opposite.
+    """
     values: dict[str, Any] = {}
     for key, value in page.items():
-        if value in (None, "", 0):  # False is 0 here
-            continue
         if key in PAGE_SWITCHES:
             setting, meaning = PAGE_SWITCHES[key]
-            values[setting] = meaning if value is True or str(value).lower() == "true" else value
-        else:
+            switched = _SWITCHES.get(str(value).strip().casefold())
+            if switched:
+                values[setting] = meaning
+            elif switched is None:
+                values[key] = value
+        elif key not in PAGE_KEYS:
+            log.warning("Stash's settings page holds “%s”, which this version does not know; it is not used.", key)
+        elif value not in (None, "", 0):
             values[key] = value.strip() if isinstance(value, str) else value
     return Layer(PAGE_LAYER, values)
+
+
+_SWITCHES = {
+    **dict.fromkeys(("true", "1", "1.0", "on", "yes"), True),
+    **dict.fromkeys(("false", "0", "0.0", "off", "no", "none", ""), False),
+}
 
 
 def _endpoints_from_text(text: str) -> list[dict[str, Any]]:
@@ -209,6 +228,8 @@ def _endpoints_from_text(text: str) -> list[dict[str, Any]]:
         for part in line.split():
             key, equals, value = part.partition("=")
             if part.startswith(("http://", "https://")):
+                if "base_url" in entry:
+                    raise ValueError("two addresses in one entry: separate endpoints with a semicolon")
                 entry["base_url"] = part
             elif equals and key.lower() in words:
                 entry[words[key.lower()]] = value
@@ -218,6 +239,8 @@ def _endpoints_from_text(text: str) -> list[dict[str, Any]]:
                 allowed = ", ".join([f"{w}=…" for w in words if "_" not in w] + list(flags))
                 # the word itself may be a key typed in the wrong place, so it is not repeated
                 raise ValueError(f"one word is not understood; write ADDRESS and then any of: {allowed}")
+        if entry and "base_url" not in entry:
+            raise ValueError("an entry without an address: write http://… first")
         if entry:
             endpoints.append(entry)
     return endpoints
@@ -316,7 +339,12 @@ def merge(layers: Sequence[Layer]) -> LoadedSettings:
 
 
 def _unknown_key(key: str, layer: str) -> str:
-    near = difflib.get_close_matches(key.lower(), [*_fields(), *PAGE_SWITCHES], n=1)
+    if key in PAGE_SWITCHES:
+        setting, meaning = PAGE_SWITCHES[key]
+        if layer == PAGE_LAYER:
+            return f"{key} ({layer}): it must be on or off"
+        return f"{key} ({layer}): is a switch of Stash's page only; write {setting}: {str(meaning).lower()} here"
+    near = difflib.get_close_matches(key.lower(), [*_fields()], n=1)
     return f"{key} ({layer}): there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
 
 
@@ -333,9 +361,30 @@ def _told(error: Any, origins: Mapping[str, str]) -> list[str]:
         return [f"{path} ({layer}): there is no such key here"]
     if error["type"] == "missing":
         return [f"{path} ({layer}): is missing"]
+    message = _IN_WORDS.get(error["type"], message)
     secret = any(str(part) in _SECRET_KEYS for part in error["loc"])
     found = "" if secret else f"found {_shown(error['input'])}; "
     return [f"{path} ({layer}): {found}{message[:1].lower()}{message[1:]}"]
+
+
+_IN_WORDS = {
+    "tuple_type": "a list is needed",
+    "list_type": "a list is needed",
+    "mapping_type": "a mapping is needed",
+    "dict_type": "a mapping is needed",
+    "model_type": "a name, or a mapping with a name and more, is needed",
+    "model_attributes_type": "a name, or a mapping with a name and more, is needed",
+    "string_type": "text is needed (numbers and yes or no need quotes)",
+    "int_type": "a whole number is needed",
+    "int_parsing": "a whole number is needed",
+    "int_from_float": "a whole number is needed",
+    "float_type": "a number is needed",
+    "float_parsing": "a number is needed",
+    "bool_type": "true or false is needed",
+    "bool_parsing": "true or false is needed",
+    "path_type": "the name of a folder is needed",
+}
+"""Type of pydantic's error → what the user is told."""
 
 
 def _origin_of(message: str, origins: Mapping[str, str]) -> str:

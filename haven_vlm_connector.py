@@ -189,7 +189,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
         display.hide(*(e.api_key.get_secret_value() for e in settings.endpoints if e.api_key))
         display.hide(*(os.environ.get(e.api_key_env, "") for e in settings.endpoints if e.api_key_env))
         gateway.use_timeout(settings.stash_timeout)
-        data_dir = settings.data_dir or call.config_dir / "haven_vlm"
+        data_dir = settings.data_dir.expanduser() if settings.data_dir else call.config_dir / "haven_vlm"
         journal = await stack.enter_async_context(Journal(data_dir / "ledger.sqlite"))
         memory = JsonMemory(data_dir / "endpoints.json")
         endpoints = [await stack.enter_async_context(HttpEndpoint(e, memory=memory)) for e in settings.endpoints]

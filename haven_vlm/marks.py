@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from haven_vlm.applying import Applier
+from haven_vlm.errors import ConfigError
 from haven_vlm.facts import TagRef
 from haven_vlm.ports import StashGateway
 from haven_vlm.settings import Settings
@@ -52,10 +53,18 @@ async def find_marks(gateway: StashGateway, settings: Settings) -> Marks:
 
     Raises:
         StashError: Stash cannot be asked.
+        ConfigError: two of them are one tag in Stash.
     """
     names = _names(settings)
     found = await gateway.find_tags(list(names.values()))
     tags = {role: found.get(name) or TagRef("", name) for role, name in names.items()}
+    by_id: dict[str, str] = {}
+    for role, tag in tags.items():
+        if tag.id and (other := by_id.setdefault(tag.id, role)) != role:
+            raise ConfigError(
+                f"In Stash, “{names[role]}” and “{names[other]}” are one tag (“{tag.name}”): one is an alias of the "
+                "other. Remove the alias in Stash, or choose another name in the settings."
+            )
     return Marks(**tags, created=frozenset(t.name for t in tags.values() if not t.id))
 
 

@@ -26,6 +26,13 @@ from pydantic import (
 from haven_vlm_utility import Length
 
 
+def _no_bool(value: object) -> object:
+    """YAML reads `on` and `yes` as true, and true would pass for the number 1."""
+    if isinstance(value, bool):
+        raise ValueError("a number is needed")
+    return value
+
+
 def _length(value: object) -> Length:
     return Length.parse(value)
 
@@ -93,9 +100,16 @@ class EndpointSettings(Section):
     @field_validator("base_url")
     @classmethod
     def _address(cls, value: str) -> str:
-        if not re.match(r"^https?://[^/\s@?#]+(?:/[^\s?#]*)?$", value):
-            raise ValueError("an address such as http://localhost:1234/v1 (no user name, no query)")
+        if not re.match(r"^https?://[^/\s@?#,;]+(?:/[^\s?#,;]*)?$", value):
+            raise ValueError("an address such as http://localhost:1234/v1 (no user name, no query, no comma)")
         return value.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _variable(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_]\w*", value):
+            raise ValueError("the name of an environment variable, not the key itself")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -187,10 +201,14 @@ class Settings(Section):
         le=50,
         description="Pictures looked at of an animated image, of a clip among the images, or of a long panorama.",
     )
-    concurrent_task_limit: int = Field(8, ge=1, le=64, description="Scenes worked on at the same time.")
+    concurrent_task_limit: Annotated[int, BeforeValidator(_no_bool)] = Field(
+        8, ge=1, le=64, description="Scenes worked on at the same time."
+    )
 
     # what to make of the answers
-    threshold: float = Field(0.5, ge=0, le=1, description="Confidence from which a tag counts in a frame.")
+    threshold: Annotated[float, BeforeValidator(_no_bool)] = Field(
+        0.5, ge=0, le=1, description="Confidence from which a tag counts in a frame."
+    )
     min_marker_duration: Duration = Field(Length(1.0), description="Shorter spans get no marker.")
     max_gap: Duration = Field(Length(4.0), description="Spans of the same tag closer than this become one.")
     required_duration: Duration = Field(Length(1.0), description="Total time from which a scene gets a tag.")
@@ -198,7 +216,7 @@ class Settings(Section):
     create_tags: bool = Field(True, description="Write tags to scenes and images.")
     min_coverage: float = Field(
         0.9,
-        ge=0,
+        gt=0,
         le=1,
         description="Share of the frames that must have been analysed before anything is written.",
     )
@@ -277,7 +295,7 @@ class Settings(Section):
         for tag in self.tag_list:
             for word in (tag.name, *tag.aliases):
                 folded = word.casefold().strip()
-                if folded in words:
+                if words.get(folded, tag.name) != tag.name:
                     problems.append(f"tag_list: “{word}” is used by both “{words[folded]}” and “{tag.name}”")
                 words.setdefault(folded, tag.name)
         if not self.tag_list:
@@ -288,8 +306,13 @@ class Settings(Section):
         for name in (*self.implications, *(n for ns in self.implications.values() for n in ns)):
             if name not in known:
                 problems.append(f"implications: “{name}” is not in tag_list")
-        if self.video_frame_interval.percent is None and self.video_frame_interval.seconds < 0.1:
-            problems.append("video_frame_interval: at least 0.1 seconds")
+        interval = self.video_frame_interval
+        if interval.seconds < 0.1 if interval.percent is None else interval.percent < 0.05:
+            problems.append("video_frame_interval: at least 0.1 seconds, or 0.05%")
+        if self.outage_patience.percent is not None:
+            problems.append("outage_patience: seconds or minutes; there is nothing it could be a share of")
+        if self.data_dir is not None and not self.data_dir.expanduser().is_absolute():
+            problems.append("data_dir: a whole path is needed, from the root (or from ~)")
         if self.boundary_tolerance.percent is not None or self.boundary_tolerance.seconds < 0.05:
             problems.append("boundary_tolerance: seconds, at least 0.05")
         marks = [
@@ -306,6 +329,10 @@ class Settings(Section):
             f"the tag name “{m}” is used for two purposes"
             for m in sorted({m for m in marks if folded_marks.count(m.casefold()) > 1})
         ]
+        reserved = {m.casefold(): m for m in marks}
+        for tag in self.tag_list:
+            if tag.stash_name.casefold() in reserved:
+                problems.append(f"tag_list: “{tag.stash_name}” is the connector's own tag; choose another name")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml as yaml_module
 
 import haven_vlm_config as config
 from haven_vlm.errors import ConfigError
 from haven_vlm_config import LoadedSettings, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def load(
@@ -73,6 +76,28 @@ def test_the_switches_of_the_page(tmp_path: Path) -> None:
     settings = load(tmp_path, page={"no_markers": True, "local_only": True}).settings
     assert not settings.create_markers
     assert not settings.allow_remote_media
+
+
+@pytest.mark.parametrize("stored", [True, 1, 1.0, "1", "true", "yes", "on", "TRUE"])
+def test_a_switch_that_is_on_is_on_however_it_is_stored(tmp_path: Path, stored: object) -> None:
+    settings = load(tmp_path, page={"local_only": stored, "no_markers": stored}).settings
+    assert not settings.allow_remote_media
+    assert not settings.create_markers
+
+
+@pytest.mark.parametrize("stored", [False, 0, 0.0, "0", "false", "no", "off", "", None])
+def test_a_switch_that_is_off_is_off_however_it_is_stored(tmp_path: Path, stored: object) -> None:
+    settings = load(tmp_path, page={"local_only": stored, "no_markers": stored}).settings
+    assert settings.allow_remote_media
+    assert settings.create_markers
+
+
+def test_a_switch_that_is_neither_is_refused(tmp_path: Path) -> None:
+    assert "local_only (Stash's settings page): it must be on or off" in mistakes(tmp_path, page={"local_only": "si"})
+
+
+def test_what_an_older_version_left_on_the_page_does_no_harm(tmp_path: Path) -> None:
+    load(tmp_path, page={"binary_search": True})
 
 
 def test_endpoints_tags_and_folders_as_one_line_each(tmp_path: Path) -> None:
@@ -147,6 +172,22 @@ def test_a_typing_mistake_in_the_capitals_is_told(tmp_path: Path, monkeypatch: p
         ("max_gap: soon", "12s, 1m30s or 5%"),
         ("implications: {Dunk: [Foul]}", "“Dunk” is not in tag_list"),
         ("tag_list: []", "at least one tag"),
+        ("video_frame_interval: 0%", "at least 0.1 seconds"),
+        ("outage_patience: 5%", "outage_patience"),
+        ("tag_list: [VLM_TagMe]", "the connector's own tag"),
+        ("tag_list: [{name: Foul, rename: vlm_tagged}]", "the connector's own tag"),
+        ("threshold: true", "a number is needed"),
+        ("concurrent_task_limit: true", "a number is needed"),
+        ("data_dir: data", "a whole path"),
+        ("min_coverage: 0", "greater than 0"),
+        ("local_only: true", "write allow_remote_media: false here"),
+        ("instructions: 2001-02-30", "quotes"),
+        ("endpoints: [{base_url: 'http://a/v1,http://b/v1'}]", "no comma"),
+        ("endpoints: http://a/v1 http://b/v1", "semicolon"),
+        ("endpoints: weight=5", "without an address"),
+        ("tag_list: Foul: 3", "line 1"),
+        ("tag_list: {a: 1}", "a list is needed"),
+        ("tag_list: [[1]]", "a name, or a mapping"),
     ],
 )
 def test_bad_input_gets_a_clear_sentence(tmp_path: Path, yaml: str, said: str) -> None:
@@ -159,6 +200,9 @@ def test_no_secret_stands_in_a_message_or_a_repr(tmp_path: Path) -> None:
     )
     assert "hunter2" not in text
     assert "hunter2" not in mistakes(tmp_path, page={"endpoints": "http://a/v1 hunter2"})
+    for address in ("http://user:hunter2@a:1/v1", "http://a:1/v1?api_key=hunter2"):
+        assert "hunter2" not in mistakes(tmp_path, yaml=f"endpoints: [{{base_url: '{address}'}}]")
+    assert "hunter2" not in mistakes(tmp_path, yaml="endpoints: [{base_url: 'http://a/v1', api_key_env: sk-hunter2}]")
     loaded = load(tmp_path, yaml="endpoints: [{base_url: 'http://a/v1', api_key: hunter2}]")
     assert "hunter2" not in repr(loaded)
 
@@ -181,3 +225,17 @@ def test_the_file_in_stashs_folder_is_found(tmp_path: Path) -> None:
 
 def test_an_empty_file_means_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, yaml="# nothing yet\n").settings == load(tmp_path / "none").settings
+
+
+def test_yaml_may_merge_mappings_and_a_tag_may_repeat_its_own_name(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        yaml="tag_list:\n  - &base {name: Foul, aliases: [foul], threshold: 0.7}\n"
+        "  - {<<: *base, name: Dunk, aliases: []}\n",
+    ).settings
+    assert [t.threshold for t in settings.tag_list] == [0.7, 0.7]
+
+
+def test_the_pages_keys_are_those_of_the_manifest() -> None:
+    manifest = yaml_module.safe_load((ROOT / "ahavenvlmconnector.yml").read_text(encoding="utf-8"))
+    assert set(manifest["settings"]) == set(config.PAGE_KEYS)
