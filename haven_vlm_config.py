@@ -145,6 +145,8 @@ def read_yaml(file: Path) -> Mapping[str, Any]:
     def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = loader.construct_object(key_node)
             if not isinstance(key, list | dict):
                 if key in seen:
