@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - what an older Python gets to see
     sys.stdout.write(json.dumps({"error": "Python 3.11 or newer is needed; this is " + sys.version.split()[0]}) + "\n")
     sys.exit(1)
 
-from haven_vlm.bootstrap import ensure_dependencies
+from haven_vlm.bootstrap import REQUIREMENTS, ensure_dependencies
 from haven_vlm.errors import ConfigError, HavenError, WireError
 from haven_vlm.privacy import redact
 from haven_vlm.stash_log import Display, install_logging, stdout_taken
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 ReadEnvelope = Callable[[bytes], Envelope]
 
 log = logging.getLogger("haven_vlm_connector")
+
+BEHIND_TASKS = frozenset({r.import_name for r in REQUIREMENTS})
+"""Packages that are imported anew when a fresh set was installed."""
 
 PLUGIN_DIR = Path(__file__).resolve().parent
 
@@ -138,7 +142,15 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None) ->
         if call.mode not in MODES:
             named = f"“{call.mode}” is no task of this plugin" if call.mode else "no task was named"
             raise WireError(f"{named}; args.mode must be one of: {', '.join(MODES)}")
-        log.debug("packages: %s", ensure_dependencies(PLUGIN_DIR, spare_dir=call.config_dir / "haven_vlm"))
+        spare_dir = call.config_dir / "haven_vlm"
+        log.debug("packages: %s", ensure_dependencies(PLUGIN_DIR, spare_dir=spare_dir))
+        try:
+            importlib.import_module("haven_vlm.tasks")  # needs all packages behind it
+        except ImportError as exc:  # present, but built for another system, or damaged
+            log.warning("A Python package does not load (%s); installing a fresh set", exc)
+            ensure_dependencies(PLUGIN_DIR, spare_dir=spare_dir, distrust_installed=True)
+            for name in [n for n in sys.modules if n.partition(".")[0] in BEHIND_TASKS]:
+                del sys.modules[name]
         result = asyncio.run(_perform(call, display))
     except HavenError as exc:
         return "", str(exc)

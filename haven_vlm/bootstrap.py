@@ -15,10 +15,13 @@ import importlib.util
 import json
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,9 @@ from haven_vlm.errors import DependencyError
 from haven_vlm.run_lock import wait_lock
 
 log = logging.getLogger(__name__)
+
+KEPT_UNUSED_S = 30 * 24 * 3600
+"""Private folders of other Pythons, or for other requirements, go when they have not been used for so long."""
 
 INSTALL_TIMEOUT_S = 1800
 """A slow NAS on a slow line needs minutes for about 50 MB of wheels."""
@@ -92,6 +98,8 @@ def ensure_dependencies(
             if _complete(home / folder_name):
                 _use([home / folder_name])
                 if not missing(requirements):
+                    with contextlib.suppress(OSError):
+                        os.utime(home / folder_name)
                     return f"private folder {home / folder_name}"
         _use(_managed_folders(plugin_dir.parent / "py_dependencies", requirements))
         if not missing(requirements):
@@ -100,8 +108,11 @@ def ensure_dependencies(
             return "installed by PythonDepManager"
     problem = ""
     for home in homes:
+        # a folder that says it is complete and still lacks something was damaged: it is filled anew
         try:
-            folder = _install(home, folder_name, requirements, python, anew=distrust_installed)
+            folder = _install(
+                home, folder_name, requirements, python, anew=distrust_installed or _complete(home / folder_name)
+            )
         except OSError as exc:  # read-only plugin folder, disk full
             problem = str(exc)
             continue
@@ -132,7 +143,8 @@ def _importable(requirement: Requirement) -> bool:
         found = importlib.metadata.version(requirement.pip_name)
     except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
         return False
-    return _release(found) >= _release(requirement.minimum)
+    # what pip left half done can have no version at all
+    return bool(found) and _release(found) >= _release(requirement.minimum)
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -169,7 +181,7 @@ def _managed_folders(base: Path, requirements: Iterable[Requirement]) -> list[Pa
         with contextlib.suppress(OSError):
             for folder in base.glob(f"{requirement.import_name}_*"):
                 found = _version_in(folder, requirement.pip_name)
-                if found is not None and _release(found) >= _release(requirement.minimum):
+                if found and _release(found) >= _release(requirement.minimum):
                     candidates.append((_release(found), folder))
         if candidates:
             chosen.append(max(candidates, key=lambda pair: pair[0])[1])
@@ -183,7 +195,8 @@ def _version_in(folder: Path, pip_name: str) -> str | None:
     for distribution in importlib.metadata.distributions(path=[str(folder)]):
         name = distribution.metadata["Name"]
         if name and plain(name) == plain(pip_name):
-            return distribution.version
+            version: str | None = distribution.version
+            return version
     return None
 
 
@@ -213,7 +226,9 @@ class _PipFailed(Exception):
 
 def _folder_name(requirements: Iterable[Requirement]) -> str:
     """A name that changes with the requirements and with the Python that compiled parts are built for."""
-    abi = f"{sys.implementation.cache_tag}-{sys.platform}"
+    # a folder of plugins may be shared by machines: by Docker images with another libc, by a NAS with another processor
+    libc = platform.libc_ver()[0] or "musl" if sys.platform == "linux" else ""
+    abi = "-".join(part for part in (sys.implementation.cache_tag, sysconfig.get_platform(), libc) if part)
     digest = hashlib.sha256("\n".join(sorted(r.pip_spec for r in requirements)).encode()).hexdigest()[:8]
     return f"{abi}-{digest}"
 
@@ -230,9 +245,7 @@ def _install(home: Path, name: str, requirements: Sequence[Requirement], python:
     if lock is None:
         raise _PipFailed("another run has been installing packages for too long")
     with lock:
-        if anew and folder.exists():
-            shutil.rmtree(folder)
-        if _complete(folder):
+        if not anew and _complete(folder):
             return folder  # the other process was faster
         if folder.exists():
             shutil.rmtree(folder)
@@ -246,8 +259,10 @@ def _install(home: Path, name: str, requirements: Sequence[Requirement], python:
             os.replace(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        for old in home.iterdir():  # of another Python, of older requirements, of an interrupted try
-            if old.is_dir() and old != folder:
+        for old in home.iterdir():
+            # an interrupted try; or what nobody has used for long: another Python may need its own at this moment
+            unused = old.is_dir() and old != folder and time.time() - old.stat().st_mtime > KEPT_UNUSED_S
+            if old.is_dir() and (".part-" in old.name or unused):
                 shutil.rmtree(old, ignore_errors=True)
     return folder
 

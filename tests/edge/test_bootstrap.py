@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -158,6 +159,34 @@ def test_a_broken_installation_is_replaced(plugin: Path, pip: Pip) -> None:
     ensure_dependencies(plugin, requirements=[HOOPS])
     ensure_dependencies(plugin, requirements=[HOOPS], distrust_installed=True)
     assert pip.calls == 2
+
+
+def test_what_pip_left_half_done_counts_as_missing(plugin: Path, pip: Pip) -> None:
+    half = plugin.parent / "half"
+    (half / "hoops_package-2.2.dist-info").mkdir(parents=True)
+    (half / "hoopsmod.py").touch()
+    sys.path.insert(0, str(half))
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
+    assert pip.calls == 1
+
+
+def test_a_folder_that_lost_a_package_is_filled_anew(plugin: Path, pip: Pip) -> None:
+    ensure_dependencies(plugin, requirements=[HOOPS])
+    (folder,) = [p for p in (plugin / ".python").iterdir() if p.is_dir()]
+    (folder / "hoopsmod.py").unlink()
+    forget(plugin)
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
+    assert pip.calls == 2
+
+
+def test_folders_of_other_pythons_are_left_alone_while_they_are_used(plugin: Path, pip: Pip) -> None:
+    other, ancient = plugin / ".python" / "cpython-399-x", plugin / ".python" / "cpython-30-x"
+    for folder in (other, ancient):
+        folder.mkdir(parents=True)
+    os.utime(ancient, (0, 0))
+    ensure_dependencies(plugin, requirements=[HOOPS])
+    assert other.exists()
+    assert not ancient.exists()
 
 
 def test_two_tasks_at_once_install_once(plugin: Path, pip: Pip) -> None:
