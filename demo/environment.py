@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".venv"
+ENVIRONMENT = ROOT / ".haven-environment"
 _INSIDE = "HAVEN_VLM_INSIDE_ENVIRONMENT"
 
 
