@@ -431,6 +431,29 @@ async def test_undoing_an_earlier_run_leaves_the_later_ones_results(
     assert on(made, scene) == {made.favourite}
 
 
+async def test_undoing_an_early_run_leaves_a_tag_that_a_later_one_found_again(
+    made: League, scene: Medium, running: Process
+) -> None:
+    one, _ = await apply_in_new_run(running, made.desired(scene, {made.dunk}))
+    await apply_in_new_run(running, made.desired(scene, set()))
+    await apply_in_new_run(running, made.desired(scene, {made.dunk}))
+    await running.undoer.undo(await running.journal.start_run("undo"), Scope(run_id=one))
+    assert made.dunk in on(made, scene)
+
+
+async def test_undo_brings_back_no_marker_that_was_rejected_since(
+    made: League, scene: Medium, running: Process
+) -> None:
+    wanted = made.desired(scene, set(), span(scene, made.dunk, 0, 1000))
+    await apply_in_new_run(running, wanted)
+    two, _ = await apply_in_new_run(running, made.desired(scene, set()))
+    three, _ = await apply_in_new_run(running, wanted)
+    made.stash.unmark(only(made, scene).id)
+    for run in (three, two):
+        await running.undoer.undo(await running.journal.start_run("undo"), Scope(run_id=run))
+    assert made.stash.markers_of(scene.id) == []
+
+
 async def test_undo_of_one_scene_leaves_the_others(made: League, scene: Medium, running: Process) -> None:
     other = made.stash.scene(made.tag_me)
     run = await running.journal.start_run("tag_videos")

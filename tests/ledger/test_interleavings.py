@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -18,7 +15,7 @@ from haven_vlm.facts import Kind, Marker, MarkerDraft
 from haven_vlm.ownership import Desired
 from haven_vlm.undoing import Scope
 from tests.fakes import FakeGateway, FakeStash, Killed, Mortality
-from tests.ledger.harness import League, Process, apply_in_new_run, process, span
+from tests.ledger.harness import League, Process, apply_in_new_run, process, quick_folder, span
 
 SCENES = ("1", "2")
 starts = st.integers(0, 5).map(lambda n: n * 1000)
@@ -54,7 +51,8 @@ class Interleavings(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.open = contextlib.ExitStack()
+        self.folder = self.open.enter_context(quick_folder())
         self.made = League()
         self.stash: FakeStash = self.made.stash
         self.results = [self.made.dunk, self.made.foul, self.made.block]
@@ -63,7 +61,7 @@ class Interleavings(RuleBasedStateMachine):
             assert self.stash.scene(self.made.tag_me).id == scene
 
     def teardown(self) -> None:
-        shutil.rmtree(self.folder)
+        self.open.close()
 
     # --- the user ---------------------------------------------------------------------------------------------
 

@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from haven_vlm.facts import Kind
 from haven_vlm.undoing import Scope
 from tests.fakes import FakeGateway, Killed, Mortality, Snapshot
-from tests.ledger.harness import League, Process, apply_in_new_run, process, span
+from tests.ledger.harness import League, Process, apply_in_new_run, process, quick_folder, span
 
 Act = Callable[[Process, League], Awaitable[None]]
 
@@ -67,8 +69,11 @@ async def unbroken(path: Path, acts: list[Act]) -> tuple[Snapshot, int]:
     return made.stash.snapshot(), mortality.moments
 
 
-async def broken(path: Path, acts: list[Act], at: int) -> tuple[Snapshot, Snapshot]:
-    """The same with a death at one moment of the last act; then everything again, and once more everything undone."""
+async def broken(path: Path, acts: list[Act], at: int, *, resume: bool) -> Snapshot:
+    """The same with a death at one moment of the last act; then everything again, and once more everything undone.
+
+    With `resume` the next process first finishes what was under way, as runs do; else it meets it on its way.
+    """
     made = league()
     before = made.stash.snapshot()
     for act in acts[:-1]:
@@ -83,8 +88,9 @@ async def broken(path: Path, acts: list[Act], at: int) -> tuple[Snapshot, Snapsh
     assert died
     assert_users_things_stand(made)
     async with process(made.stash, path) as running:
-        await running.resume()
-        assert_users_things_stand(made)
+        if resume:
+            await running.resume()
+            assert_users_things_stand(made)
         await acts[-1](running, made)
     after = made.stash.snapshot()
     async with process(made.stash, path) as running:
@@ -93,7 +99,7 @@ async def broken(path: Path, acts: list[Act], at: int) -> tuple[Snapshot, Snapsh
     assert made.stash.snapshot() == before
     assert (statistics.open_plans, statistics.owned_markers, statistics.owned_tags) == (0, 0, 0)
     assert statistics.rejected_spans == statistics.rejected_tags == 0, "a death is no correction"
-    return after, before
+    return after
 
 
 def assert_users_things_stand(made: League) -> None:
@@ -101,28 +107,23 @@ def assert_users_things_stand(made: League) -> None:
     assert sum(m.title == "the best part" for m in made.stash.markers_of("1")) == 1
 
 
-async def check_every_moment(tmp_path: Path, acts: list[Act], at_least: int) -> None:
-    expected, moments = await unbroken(tmp_path / "unbroken" / "ledger.sqlite3", acts)
-    assert moments >= at_least
-    for at in range(moments):
-        after, _ = await broken(tmp_path / str(at) / "ledger.sqlite3", acts, at)
-        assert after == expected, f"died at moment {at}"
-
-
-async def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    await check_every_moment(tmp_path, [first_run], 60)
-
-
-async def test_an_update_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    await check_every_moment(tmp_path, [first_run, update], 30)
-
-
-async def test_an_undo_of_the_last_run_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    await check_every_moment(tmp_path, [first_run, update, undo_last], 30)
-
-
-async def test_an_undo_of_everything_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    await check_every_moment(tmp_path, [first_run, update, undo_all], 40)
+@pytest.mark.parametrize("resume", [True, False], ids=["resumed", "met on the way"])
+@pytest.mark.parametrize(
+    ("acts", "at_least"),
+    [
+        pytest.param([first_run], 60, id="a run"),
+        pytest.param([first_run, update], 30, id="an update"),
+        pytest.param([first_run, update, undo_last], 30, id="undo of the last run"),
+        pytest.param([first_run, update, undo_all], 40, id="undo of everything"),
+    ],
+)
+async def test_killed_at_any_moment_it_ends_as_if_unbroken(acts: list[Act], at_least: int, resume: bool) -> None:
+    with quick_folder() as folder:
+        expected, moments = await unbroken(folder / "unbroken" / "ledger.sqlite3", acts)
+        assert moments >= at_least
+        for at in range(moments):
+            after = await broken(folder / str(at) / "ledger.sqlite3", acts, at, resume=resume)
+            assert after == expected, f"died at moment {at}"
 
 
 async def test_the_user_edits_a_marker_between_death_and_resumption(tmp_path: Path) -> None:
