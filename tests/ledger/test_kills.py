@@ -147,3 +147,28 @@ async def test_the_user_edits_a_marker_between_death_and_resumption(tmp_path: Pa
         await running.resume()
         await undo_all(running, made)
     assert made.stash.stands[marker.id].start_ms == 2000
+
+
+async def test_a_marker_of_the_users_that_equals_ours_is_not_taken_for_it(tmp_path: Path) -> None:
+    """An undo dies before it can put a marker back; the user has made the very same one meanwhile."""
+    made = league()
+    path = tmp_path / "ledger.sqlite3"
+    scene = made.stash.media[Kind.SCENE, "2"]
+    gateway = FakeGateway(made.stash)
+
+    def die() -> None:
+        raise Killed
+
+    async with process(made.stash, path) as running:
+        await apply_in_new_run(running, made.desired(scene, set(), span(scene, made.dunk, 0, 1000)))
+        await apply_in_new_run(running, made.desired(scene, set()), mode="update")
+    mine = made.stash.mark(span(scene, made.dunk, 0, 1000))
+    gateway.before["create_markers"] = [die]
+    with pytest.raises(Killed):
+        async with process(made.stash, path, gateway=gateway) as running:
+            await undo_last(running, made)
+    async with process(made.stash, path) as running:
+        await running.resume()
+        assert len(made.stash.markers_of("2")) == 2
+        await undo_all(running, made)
+    assert made.stash.markers_of("2") == [mine]
