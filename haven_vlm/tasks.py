@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 from haven_vlm.applying import Applier
 from haven_vlm.checking import check_everything, offered, other_servers
@@ -21,11 +22,12 @@ from haven_vlm.journal import Journal
 from haven_vlm.marks import Marks, ensure_marks, find_marks
 from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.picture import Preparation
-from haven_vlm.ports import Analyzer, FetchBytes, StashCollections, VisionEndpoint
+from haven_vlm.ports import Analyzer, FetchBytes, StashCollections, StashGateway, VisionEndpoint
 from haven_vlm.progress import Progress
 from haven_vlm.reports import RunReport, Status, WorkResult
 from haven_vlm.selection import select
 from haven_vlm.settings import Settings
+from haven_vlm.together import Together
 from haven_vlm.undoing import Scope, Undoer, Undone
 from haven_vlm.videos import OpenVideo, VideoRun, VideoWork
 from haven_vlm_utility import count_text
@@ -313,8 +315,9 @@ def _keep(folder: Path, name: str, report: RunReport) -> None:
 async def undo(context: TaskContext) -> TaskResult:
     """Take back what the last run (or the one named, or all) wrote, except what the user has changed since."""
     options = context.options
-    applier = Applier(context.gateway, context.journal)
-    undoer = Undoer(context.gateway, context.journal, applier)
+    together = Together(context.gateway)
+    gateway = cast(StashGateway, together)  # what it does not share it passes on
+    undoer = Undoer(gateway, context.journal, Applier(gateway, context.journal, tag_by_tag=True), together=together)
     if options.ids:
         scopes = [Scope(run_id=options.run, medium=(Kind.SCENE, i)) for i in options.ids]
     elif options.everything:

@@ -20,8 +20,8 @@ from haven_vlm.ports import StashCollections
 LINGER_S = 5.0
 """So long a request waits for company at most, whatever the others are doing."""
 
-_ADD, _TAGS, _LOOK, _REMOVE = range(4)
-"""Order of what is sent while several kinds wait: adding goes on until nobody adds any more, then all look together."""
+_ADD, _TAGS, _REMOVE, _LOOK = range(4)
+"""Order of what is sent while several kinds wait: changing goes on until nobody changes any more, then all look."""
 
 _Key = tuple[int, str, tuple[str, ...]]
 """Order, kind of media, tags."""
@@ -112,7 +112,8 @@ class Together:
 
     async def remove_tags(self, kind: Kind, ids: Sequence[str], tag_ids: Collection[str]) -> None:
         """See `StashGateway.remove_tags`."""
-        await self._change(_REMOVE, kind, ids, tag_ids)
+        for tag_id in sorted(tag_ids):  # each for itself, in one order: there are fewer tags than sets of tags
+            await self._change(_REMOVE, kind, ids, [tag_id])
 
     async def _change(self, order: int, kind: Kind, ids: Sequence[str], tag_ids: Collection[str]) -> None:
         tags = tuple(sorted(tag_ids))
@@ -162,8 +163,7 @@ class Together:
 
     def _sent(self, _: asyncio.Task[None]) -> None:
         self._sending = None
-        if self._taking_part:
-            self._look_round()
+        self._look_round()
 
     async def _send(self, group: _Group) -> None:
         ids = list(dict.fromkeys(i for some, _ in group.waiting for i in some))

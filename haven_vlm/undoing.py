@@ -14,21 +14,27 @@ An undo is itself planned, recorded and carried out step by step; one that was c
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from haven_vlm.applying import Applied, Applier, Resumed
-from haven_vlm.errors import StashGone, StashRefused
+from haven_vlm.errors import HavenError, StashGone, StashRefused
 from haven_vlm.facts import Kind, TagRef
 from haven_vlm.journal import Journal
 from haven_vlm.journal_ownership import CreatedTag, OpenPlan
 from haven_vlm.ownership import Now, Record, WritePlan
 from haven_vlm.ports import StashGateway
+from haven_vlm.together import Together
 from haven_vlm.undo_plan import Change, Effect, plan_undo
+from haven_vlm_utility import first_error
 
 log = logging.getLogger(__name__)
+
+IMAGES_AT_ONCE = 400
+"""Images undone together: enough that each tag costs one request for many of them."""
 
 _TAG_PASSES = 4
 """Parents become unused when their children are gone: levels of tags of ours, and one to see that none is left."""
@@ -84,7 +90,11 @@ class Undone:
 class Undoer:
     """Undoes. Raises what `Applier` raises, but goes on with the other media where Stash refuses one."""
 
-    def __init__(self, gateway: StashGateway, journal: Journal, applier: Applier) -> None:
+    def __init__(
+        self, gateway: StashGateway, journal: Journal, applier: Applier, *, together: Together | None = None
+    ) -> None:
+        """`together`: the gateway, when it is one that shares requests; images are then undone many at a time."""
+        self._together = together
         self._gateway = gateway
         self._journal = journal
         self._store = journal.ownership
@@ -98,10 +108,34 @@ class Undoer:
         """Undo what the scope says, in the name of run `run_id`; undoing twice changes nothing more."""
         undone = Undone()
         freed: set[str] = set()
-        for kind, medium_id in await self._media(scope):
+        media = await self._media(scope)
+        images = [m for m in media if m[0] is Kind.IMAGE] if self._together is not None else []
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            await self._undo_images(run_id, scope, images[start : start + IMAGES_AT_ONCE], undone, freed)
+        for kind, medium_id in media if not images else [m for m in media if m[0] is not Kind.IMAGE]:
             await self._undo_medium(run_id, scope, kind, medium_id, undone, freed)
         undone.created_tags_removed = await self._remove_unused_tags(scope, freed)
         return undone
+
+    async def _undo_images(
+        self, run_id: int, scope: Scope, images: Sequence[tuple[Kind, str]], undone: Undone, freed: set[str]
+    ) -> None:
+        """Undo what was done to these images, each for itself, with requests to Stash that they share."""
+        assert self._together is not None
+        async with self._together.taking_part(len(images)) as done:
+
+            async def one(kind: Kind, medium_id: str) -> None:
+                try:
+                    await self._undo_medium(run_id, scope, kind, medium_id, undone, freed)
+                finally:
+                    done()
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for kind, medium_id in images:
+                        group.create_task(one(kind, medium_id))
+            except BaseExceptionGroup as errors:
+                raise first_error(errors, HavenError) from None
 
     async def resume(self, plan: OpenPlan) -> Applied:
         """Finish an undo of one medium that was cut short. The caller has claimed the medium.

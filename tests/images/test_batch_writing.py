@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,6 +195,29 @@ async def test_a_preview_writes_nothing(tmp_path: Path) -> None:
     ]
 
 
+def undoing(gateway: Gateway, journal: Journal) -> Undoer:
+    together: Any = Together(gateway)
+    return Undoer(together, journal, Applier(together, journal, tag_by_tag=True), together=together)
+
+
+async def test_many_images_are_undone_together(tmp_path: Path) -> None:
+    match = Match()
+    wanted = match.images(60)
+    before = match.stash.snapshot()
+    async with writer(match, tmp_path / "l") as (batch, gateway, journal):
+        run_id = await journal.start_run("tag_images")
+        await batch.write(run_id, wanted)
+        match.stash.take_off((Kind.IMAGE, wanted[7].medium.id), match.dunk)  # the user's own change stays
+        gateway.calls.clear()
+        gateway.sizes.clear()
+        undone = await undoing(gateway, journal).undo(await journal.start_run("undo"), Scope(run_id=run_id))
+    assert (undone.media, undone.failed, undone.busy) == (60, {}, [])
+    assert match.stash.snapshot() == before
+    counted = Counter(name for name, _ in gateway.sizes)
+    # the trigger on, three tags and the mark off; looks: before, at the plan, after adding, at the end
+    assert counted == {"add": 1, "remove": 4, "media": 4}
+
+
 async def test_a_kill_at_any_moment_does_no_harm(tmp_path: Path) -> None:
     """Whenever the process dies: another run finishes, nothing of the user's is touched, undo takes everything back."""
     at, survived = 0, False
@@ -217,7 +241,7 @@ async def test_a_kill_at_any_moment_does_no_harm(tmp_path: Path) -> None:
             again = [d for d in wanted if match.tag_me in match.stash.on((Kind.IMAGE, d.medium.id))]
             await batch.write(await journal.start_run("tag_images"), again)
             assert all(map(match.is_as, wanted)), f"killed at moment {at}"
-            await Undoer(gateway, journal, applier).undo(await journal.start_run("undo"), Scope())
+            await undoing(gateway, journal).undo(await journal.start_run("undo"), Scope())
             assert match.stash.snapshot() == before, f"killed at moment {at}"
         at += 7 if at > 30 else 1
         assert at < 1000
@@ -283,6 +307,22 @@ async def test_leaving_leaves_nothing_under_way() -> None:
         await asyncio.sleep(0)
     await asyncio.wait([waiting])
     assert waiting.cancelled()
+
+
+async def test_after_a_crowd_single_requests_go_on() -> None:
+    match = Match()
+    image = match.images(1)[0].medium
+    together = Together(Gateway(match.stash), linger_s=3600)
+    for _ in range(3):
+        async with together.taking_part(2) as done:
+
+            async def one(done: Callable[[], None] = done) -> None:
+                await together.medium(Kind.IMAGE, image.id)
+                done()
+
+            await asyncio.gather(one(), one())
+        async with asyncio.timeout(5):
+            assert await together.medium(Kind.IMAGE, image.id) == image
 
 
 async def test_what_is_not_shared_passes_through() -> None:
