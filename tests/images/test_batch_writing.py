@@ -322,7 +322,8 @@ async def test_after_a_crowd_single_requests_go_on() -> None:
 
             await asyncio.gather(one(), one())
         async with asyncio.timeout(5):
-            assert await together.medium(Kind.IMAGE, image.id) == image
+            for _ in range(3):  # the next one is asked before the last one's task has quite ended
+                assert await together.medium(Kind.IMAGE, image.id) == image
 
 
 async def test_what_is_not_shared_passes_through() -> None:
