@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 import av
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageDraw
 
@@ -144,14 +144,17 @@ def write_clip(
     pix_fmt: str = "yuv420p",
     options: Mapping[str, str] | None = None,
     container_options: Mapping[str, str] | None = None,
+    keys_at_cuts: bool = False,
 ) -> None:
     """Write the clip of a plan; the suffix of `path` decides the container.
 
     Args:
         fps: frames per second; frame n shows the truth at n / fps seconds, rounded to a millisecond.
         size: width and height in pixels, even numbers.
-        gop: most frames from keyframe to keyframe; cuts make none of their own.
+        gop: most frames from keyframe to keyframe.
         options: encoder options, on top of ones that make it fast.
+        keys_at_cuts: make the first frame of each shot a keyframe, as encoders do with filmed footage; drawn scenes
+            are too plain for them to notice.
     """
     rate = Fraction(fps)
     painter = _Painter(plan, size)
@@ -165,9 +168,12 @@ def write_clip(
         stream.codec_context.time_base = 1 / rate
         stream.codec_context.colorspace = 1  # BT.709, limited range: what `_Painter` draws in
         stream.codec_context.color_range = 1
-        number = 0
+        number = shot = 0
         while (at := Fraction(number) / rate * 1000) < plan.duration_ms:
             frame = painter.frame(round(at))
+            if keys_at_cuts and plan.shot(round(at)) != shot:
+                shot = plan.shot(round(at))
+                frame.pict_type = PictureType.I
             frame.pts, frame.time_base = number, 1 / rate
             if pix_fmt != "yuv420p":
                 frame = frame.reformat(format=pix_fmt)

@@ -16,7 +16,7 @@ from operator import sub
 SAME_MEAN = 2.0
 """Mean absolute difference, in grey levels, up to which two looks may be the same picture."""
 
-SAME_LEVELS = 12
+SAME_LEVELS = 18
 """Grey levels from which a single one of the 1,024 values counts as changed."""
 
 SAME_CHANGED = 4

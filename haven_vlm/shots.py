@@ -14,7 +14,7 @@ from itertools import pairwise
 from haven_vlm.facts import Glimpse
 from haven_vlm.likeness import difference, same_picture
 
-CUT_DIFFERENCE = 18.0
+CUT_DIFFERENCE = 6.0
 """Mean difference in grey levels (0–255) from which a keyframe out of rhythm is a cut."""
 
 CHANGE_DIFFERENCE = 40.0
@@ -27,6 +27,9 @@ RHYTHM = 0.985
 STILL_SHARE = 0.2
 """Share of the neighbouring keyframes that must show the same picture for a stretch to be still. Where something moves
 they never do; where nothing does they differ only when what is to be seen changes."""
+
+ENOUGH = 8
+"""Neighbouring keyframes of one shot that tell whether it is still; with fewer, all of the medium's are asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def find_shots(glimpses: Sequence[Glimpse], duration_ms: int) -> tuple[Shot, ...
     everywhere = [same for pairs in alike for same in pairs]
     ends = [*starts[1:], max(duration_ms, starts[-1])]
     return tuple(
-        Shot(start, end, is_cut, _is_still(pairs if len(pairs) >= 4 else everywhere))
+        Shot(start, end, is_cut, _is_still(pairs if len(pairs) >= ENOUGH else everywhere))
         for start, end, is_cut, pairs in zip(starts, ends, exact, alike, strict=True)
     )
 
