@@ -1,4 +1,4 @@
-"""Answers to keep, and a ledger to keep them in."""
+"""A ledger in a folder of its own, and a library with one scene."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from haven_vlm.facts import Medium
 from haven_vlm.journal import Journal
+from tests.ledger.harness import League, Process, process
 
 
 @pytest.fixture
@@ -26,4 +28,20 @@ def never_blocks() -> Iterator[BlockBuster]:
 @pytest.fixture
 async def journal(path: Path, never_blocks: BlockBuster) -> AsyncIterator[Journal]:
     async with Journal(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def made() -> League:
+    return League()
+
+
+@pytest.fixture
+def scene(made: League) -> Medium:
+    return made.stash.scene(made.tag_me, made.favourite)
+
+
+@pytest.fixture
+async def running(made: League, path: Path) -> AsyncIterator[Process]:
+    async with process(made.stash, path) as opened:
         yield opened

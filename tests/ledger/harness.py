@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from haven_vlm.applying import Applied, Applier
-from haven_vlm.facts import Kind, MarkerDraft, Medium
+from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium
 from haven_vlm.journal import Journal
 from haven_vlm.ownership import Desired
 from haven_vlm.undoing import Undoer, resume_pending
@@ -104,3 +104,19 @@ async def apply_in_new_run(running: Process, desired: Desired, *, mode: str = "t
     applied = await running.applier.apply(run, desired)
     await running.journal.end_run(run, "done")
     return run, applied
+
+
+def on(made: League, medium: Medium) -> set[str]:
+    return made.stash.on((medium.kind, medium.id))
+
+
+def only(made: League, scene: Medium) -> Marker:
+    (marker,) = made.stash.markers_of(scene.id)
+    return marker
+
+
+def failing(error: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
