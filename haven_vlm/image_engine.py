@@ -31,8 +31,8 @@ from haven_vlm_utility import first_error
 LANE = "images"
 """All images of a run wait in one line: first come, first served."""
 
-NEIGHBOURS = 48
-"""Questions back that an image is compared with: near enough to be of one series, few enough to cost nothing."""
+NEIGHBOURS = 128
+"""Questions back that an image is compared with: more than are under way at once, few enough to cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -208,7 +209,7 @@ async def test_only_near_neighbours_count() -> None:
     bench = Bench()
     await bench.engine.look(bench.job("first", frame(0)))
     for number in range(1, NEIGHBOURS + 1):
-        shade = bytes((number * 5 + i // (number + 1)) % 200 + 30 for i in range(1024))
+        shade = random.Random(number).randbytes(1024)
         await bench.engine.look(bench.job(f"{number}", frame(number, grey=shade)))
     assert (await bench.engine.look(bench.job("last", frame(0)))).asked == 1
 
