@@ -1,0 +1,136 @@
+"""The user's whole way through GraphQL alone: the same against the embedded Stash and the one named by STASH_BIN."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.footage import cached_clip, truth_of
+from demo.vision_server import VisionServer
+from tests.e2e.kills import SHORT
+from tests.e2e.rig import ROOT, TAGS, wait_for_questions
+from tests.stash import servers
+from tests.stash.conftest import BOTH
+from tests.stash.servers import Server
+
+PLUGIN = "ahavenvlmconnector"
+RUN = 'mutation($n:String!){runPluginTask(plugin_id:"ahavenvlmconnector",task_name:$n)}'
+
+
+class Library:
+    """Three clips in a Stash, and the plugin installed there as a person would: by copying its folder."""
+
+    def __init__(self, server: Server, vision: VisionServer) -> None:
+        self.server = server
+        self.vision = vision
+        self.scenes: list[str] = server.ids("scenes")
+
+    def run(self, task: str) -> None:
+        """Press a button and wait for the job's end."""
+        self.server.wait_for_job(self.server.data(RUN, n=task)["runPluginTask"], 90)
+
+    def scene(self, scene_id: str) -> tuple[list[str], list[tuple[str, str, float, float | None]]]:
+        """Tags, and markers with title, primary tag, start and end."""
+        found: Any = self.server.data(
+            "query($i:ID!){findScene(id:$i){tags{name} scene_markers{title seconds end_seconds primary_tag{name}}}}",
+            i=scene_id,
+        )["findScene"]
+        markers = [
+            (m["title"], m["primary_tag"]["name"], float(m["seconds"]), m["end_seconds"])
+            for m in found["scene_markers"]
+        ]
+        return sorted(t["name"] for t in found["tags"]), sorted(markers)
+
+    def mark(self, *names: str) -> None:
+        """Put tags on all scenes."""
+        for name in names:
+            self.server.data(
+                "mutation($i:BulkSceneUpdateInput!){bulkSceneUpdate(input:$i){id}}",
+                i={"ids": self.scenes, "tag_ids": {"mode": "ADD", "ids": [self.tag(name)]}},
+            )
+
+    def tag(self, name: str) -> str:
+        found = self.server.data("{findTags(filter:{per_page:-1}){tags{id name}}}")["findTags"]["tags"]
+        ids = [t["id"] for t in found if t["name"] == name]
+        return str(ids[0]) if ids else self.server.tag(name)
+
+
+@pytest.fixture(params=BOTH)
+def library(request: pytest.FixtureRequest, tmp_path: Path, clips: Path) -> Iterator[Library]:
+    media = tmp_path / "media"
+    media.mkdir()
+    for i in range(3):
+        # one frame more each, so that Stash does not take them for copies of one file
+        plan = SHORT.__class__(SHORT.duration_ms + 100 * i, SHORT.spans, SHORT.tags)
+        shutil.copyfile(cached_clip(clips, plan, size=(320, 180), fps=10, gop=20), media / f"match{i}.mp4")
+    start = {"embedded": servers.embedded, "real": servers.real}[request.param]
+    with (
+        start(tmp_path / "own", media) as server,
+        VisionServer(see=partial(truth_of, tags=TAGS), slots=2, latency_s=0.02).in_thread() as vision,
+    ):
+        target = server.plugins / PLUGIN
+        target.mkdir()
+        for item in [*ROOT.glob("haven_*.py"), ROOT / "ahavenvlmconnector.yml"]:
+            shutil.copy(item, target)
+        shutil.copytree(ROOT / "haven_vlm", target / "haven_vlm", ignore=shutil.ignore_patterns("__pycache__"))
+        server.data("mutation{reloadPlugins}")
+        server.scan(media)
+        settings = {
+            "endpoints": f"{vision.base_url} max=2",
+            "tag_list": ", ".join(TAGS),
+            "video_frame_interval": "1",
+            "sampling": "fixed",
+            "data_dir": str(tmp_path / "data"),
+        }
+        server.data('mutation($i:Map!){configurePlugin(plugin_id:"ahavenvlmconnector",input:$i)}', i=settings)
+        yield Library(server, vision)
+
+
+def test_from_install_to_markers_and_back(library: Library) -> None:
+    library.run("Tag Videos")  # nothing is tagged yet: the tag is made
+    library.mark("VLM_TagMe", "Mine")
+    first = library.scenes[0]
+    library.server.marker(first, 0.5, library.tag("Mine"), title="By hand", end_seconds=1.0)
+    before = {s: library.scene(s) for s in library.scenes}
+
+    library.run("Tag Videos")
+    after = {s: library.scene(s) for s in library.scenes}
+    for tags, markers in after.values():
+        assert {"Foul", "Dunk", "Mine", "VLM_Tagged"} == set(tags)
+        for tag in ("Foul", "Dunk"):
+            ((_, _, start, end),) = [m for m in markers if m[1] == tag]
+            (span,) = SHORT.spans_of(tag)
+            assert end is not None
+            assert abs(start * 1000 - span.start_ms) <= 1000 and abs(end * 1000 - span.end_ms) <= 1200
+    assert ("By hand", "Mine", 0.5, 1) in after[first][1]
+
+    asked = len(library.vision.questions())
+    library.mark("VLM_TagMe")
+    library.run("Tag Videos")  # the same again: no question, and not a marker moves
+    assert {s: library.scene(s) for s in library.scenes} == after
+    assert len(library.vision.questions()) == asked
+
+    library.run("Undo Last Run")  # the second run took the mark off, and nothing else
+    library.run("Undo Last Run")
+    assert {s: library.scene(s) for s in library.scenes} == before
+
+
+def test_stopped_in_the_middle_and_started_again(library: Library) -> None:
+    library.mark("VLM_TagMe")
+    job = library.server.data(RUN, n="Tag Videos")["runPluginTask"]
+    wait_for_questions(library.vision, 6)
+    library.server.data("mutation($i:ID!){stopJob(job_id:$i)}", i=job)
+    library.server.wait_for_job(job, 60)
+    time.sleep(0.2)  # what was in flight is answered to nobody
+    library.run("Tag Videos")
+    for scene in library.scenes:
+        tags, markers = library.scene(scene)
+        assert {"Foul", "Dunk", "VLM_Tagged"} == set(tags)
+        assert sorted(m[1] for m in markers) == ["Dunk", "Foul"]
+    assert len(library.vision.questions()) <= 3 * 8 + 2
