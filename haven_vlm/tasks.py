@@ -28,7 +28,7 @@ from haven_vlm.reports import RunReport, Status, WorkResult
 from haven_vlm.selection import select
 from haven_vlm.settings import Settings
 from haven_vlm.together import Together
-from haven_vlm.undoing import Scope, Undoer, Undone
+from haven_vlm.undoing import Scope, Undoer, Undone, resume_pending
 from haven_vlm.videos import OpenVideo, VideoRun, VideoWork
 from haven_vlm_utility import count_text
 
@@ -159,7 +159,7 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
     started = context.now().isoformat(timespec="seconds")
     applier = Applier(context.gateway, context.journal)
     if write:
-        await _finish_earlier(applier)
+        await _finish_earlier(context, applier)
         marks = await ensure_marks(context.gateway, applier, context.run_id, context.settings)
     else:
         marks = await find_marks(context.gateway, context.settings)
@@ -229,9 +229,10 @@ def _work(
     return lambda ids, mark: task.run(kind, ids, mark=mark)
 
 
-async def _finish_earlier(applier: Applier) -> None:
-    """Carry out to the end what a killed run had begun to write."""
-    resumed = await applier.resume_pending()
+async def _finish_earlier(context: TaskContext, applier: Applier) -> None:
+    """Carry out to the end what a killed run, or a killed undo, had begun to write."""
+    undoer = Undoer(context.gateway, context.journal, applier)
+    resumed = await resume_pending(context.journal, applier, undoer)
     if resumed.finished:
         log.info("Finished what an earlier run had begun to write: %s", count_text(len(resumed.finished), "medium"))
     for medium, reason in resumed.failed.items():
