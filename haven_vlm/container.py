@@ -25,7 +25,8 @@ READ_TIMEOUT_S = 30.0
 MAX_BAD_READS = 8
 """Failed reads in a row after which a place in the file is given up."""
 LARGE_PIXELS = 2600 * 1500
-"""Pictures above this are decoded by one thread: each thread holds pictures of its own, and memory is bounded."""
+"""Above this few threads decode, or one: each holds pictures of its own. Measured for 4K: H.264 169 and 213 MB with
+one and two threads, HEVC 219 and 254."""
 MAX_DURATION_S = 10 * 24 * 3600
 """Containers that claim more are damaged; their claim is not used."""
 
@@ -125,8 +126,10 @@ class PacketFeed:
                 with suppress(AttributeError):  # older PyAV cannot; then unwanted packets are only skipped
                     other.discard = av.stream.Discard.all
         context = stream.codec_context
-        is_large = context.width * context.height > LARGE_PIXELS
-        self._thread_count = context.thread_count = self._threads.take(1 if is_large else DecodingThreads.MOST)
+        at_most = DecodingThreads.MOST
+        if context.width * context.height > LARGE_PIXELS:
+            at_most = 2 if self.codec == "h264" else 1
+        self._thread_count = context.thread_count = self._threads.take(at_most)
         if self._thread_count > 1:
             context.thread_type = ThreadType.AUTO
         context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}

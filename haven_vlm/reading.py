@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -38,7 +38,20 @@ AHEAD = 2
 Opener = Callable[[Callable[[], None]], FrameSource]
 """Opens a medium; the argument is to be called as a sign of life. Runs in the reader's thread."""
 
+Wait = Callable[[asyncio.Event, float], Awaitable[bool]]
+"""Waits for an event for at most so many seconds; whether it came."""
+
 T = TypeVar("T")
+
+
+async def comes_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event on the loop's clock."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def open_video(
@@ -93,16 +106,19 @@ class VideoReader:
         *,
         stall_s: float = STALL_S,
         opener: Opener | None = None,
+        wait: Wait = comes_within,
     ) -> None:
         """
         Args:
             locations: see `open_video`.
             stall_s: seconds without a sign of life after which the medium counts as unreachable.
             opener: opens the medium instead of `open_video`.
+            wait: how to wait with a limit; a test has a clock of its own.
         """
         self._label = locations[0].label if locations else "the medium"
         self._open: Opener = opener or (lambda step: open_video(locations, preparation, step=step))
         self._stall_s = stall_s
+        self._wait = wait
         self._jobs: queue.SimpleQueue[Callable[[FrameSource], None] | None] = queue.SimpleQueue()
         self._pass: _Pass[Any] | None = None
         self._beats = 0
@@ -177,13 +193,9 @@ class VideoReader:
         while not one.items:
             beats = self._beats
             one.arrived.clear()
-            try:
-                async with asyncio.timeout(self._stall_s):
-                    await one.arrived.wait()
-            except TimeoutError:
-                if self._beats == beats and not one.items:
-                    self._lost = True
-                    raise self._loss() from None
+            if not await self._wait(one.arrived, self._stall_s) and self._beats == beats and not one.items:
+                self._lost = True
+                raise self._loss()
         item = one.items.popleft()
         one.room.release()
         if isinstance(item, BaseException):
@@ -203,10 +215,7 @@ class VideoReader:
             self._pass.stop()
         if self._thread is None:
             return
-        try:
-            async with asyncio.timeout(0 if self._lost else CLOSE_S):
-                await self._finished.wait()
-        except TimeoutError:
+        if self._lost or not await self._wait(self._finished, CLOSE_S):
             self._lost = True
             log.warning("A thread that hangs in %s is left behind.", self._label)
             return

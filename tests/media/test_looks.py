@@ -184,7 +184,7 @@ def test_the_tone_table_is_monotone_and_keeps_grey_grey(transfer: int) -> None:
     values = [pixel(ramp, x / 256, 0.5) for x in range(256)]
     for one, following in pairwise(values):
         assert max(one) - min(one) <= 4  # a step or two of the table's coarseness
-        assert following[0] >= one[0] - 1
+        assert following[0] >= one[0] - 3
     assert values[0] == (0, 0, 0)
     assert min(values[-1]) >= 250
 
