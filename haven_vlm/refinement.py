@@ -32,6 +32,10 @@ at one boundary in four of a long search, and with every wrong answer early in i
 WINDOW_MS = 4000
 """Stretches up to this length are worth decoding in one go, all steps of the search at once."""
 
+SPARE_STEP, VOTE_STEP, HALVING_STEP, CHASE_STEP = 1, 2, 4, 200
+"""Steps of the search: anchors (0), moments instead of failed ones, votes, halvings, and what was found on the way.
+What follows from an answer has a higher step than that answer, so the steps can be asked one after the other."""
+
 CUT_MARGIN_MS = 200
 """Distance from a cut at which a frame surely belongs to its side of it."""
 
@@ -90,8 +94,10 @@ class Progress:
         """Ask for a moment; what several tags want is wanted more."""
         known = self.wanted.get(probe.at_ms)
         if known is not None:
-            maybe = tuple(dict.fromkeys(known.maybe + probe.maybe))
-            probe = Probe(probe.at_ms, min(known.step, probe.step), known.gain + probe.gain, maybe)
+            # gains of different steps do not add up: the rank of a moment must not change while its step is asked
+            step = min(known.step, probe.step)
+            gain = sum(p.gain for p in (known, probe) if p.step == step)
+            probe = Probe(probe.at_ms, step, gain, tuple(dict.fromkeys(known.maybe + probe.maybe)))
         self.wanted[probe.at_ms] = probe
 
 
@@ -235,7 +241,7 @@ class _Derivation:
                 sides = [looks[j] for j in (i - 1, i + 1) if 0 <= j < len(anchors)]
                 at_ms = anchor.instead_ms
                 if any(s is not None and s is not _FAILED for s in sides) and at_ms != anchor.at_ms:
-                    look = self._ask(at_ms, step=1, gain=0)
+                    look = self._ask(at_ms, step=SPARE_STEP, gain=0)
                 elif any(s is None for s in sides):
                     look = None
                 if look is _FAILED:
@@ -283,7 +289,7 @@ class _Derivation:
         places = [v for v in self._live[i].votes_ms if low < v < high and v != self._at[i]]
         for turn, at_ms in enumerate(places):
             asked.append(at_ms)
-            look = self._ask(at_ms, step=2 + turn, gain=doubt, maybe=tuple(places[turn + 1 :]))
+            look = self._ask(at_ms, step=VOTE_STEP + turn, gain=doubt, maybe=tuple(places[turn + 1 :]))
             if look is None:
                 return None
             if look is not _FAILED and (tag in look.there) == there:
@@ -349,7 +355,7 @@ class _Derivation:
             if narrowed[0] < vote < narrowed[1]:
                 narrowed = (vote, narrowed[1]) if (tag in look.there) == there else (narrowed[0], vote)
         steps += self._spared(i, tag, high) + self._spared(i + 1, tag, low)
-        return self._halve(tag, there, *narrowed, steps=steps, step=4, asked=asked)
+        return self._halve(tag, there, *narrowed, steps=steps, step=HALVING_STEP, asked=asked)
 
     def _own_votes(self, i: int, tag: str) -> list[int]:
         return self._votes.get((i, tag), [])
@@ -383,14 +389,16 @@ class _Derivation:
                 if steps <= 0:
                     break
                 steps -= 1
-            beyond = None if steps or doubted or certain else ends.beyond_worn(min(VOTE_MS, self._tolerance))
+            may_doubt = not (steps or doubted or certain) and ends.high - ends.low <= 2 * self._tolerance
+            beyond = ends.beyond_worn(min(VOTE_MS, self._tolerance)) if may_doubt else None
             if beyond is not None:
                 at_ms, doubted = beyond, True
             maybe = self._within(ends.low, ends.high, at_ms)
             look = self._ask(at_ms, step=step, gain=ends.high - ends.low, maybe=maybe)
             if look is _FAILED and beyond is None:  # one more try close by, then the stretch stays as wide as it is
                 at_ms += max(1, (ends.high - at_ms) // 3)
-                look = self._ask(at_ms, step=step + 1, gain=ends.high - ends.low)
+                step += 1
+                look = self._ask(at_ms, step=step, gain=ends.high - ends.low)
             if look is None:
                 self._out.ahead += max(0, steps)
                 return False
@@ -461,7 +469,7 @@ class _Derivation:
             for turn, vote in enumerate((first + reach, first - reach)):
                 if not before < vote < after:
                     continue
-                look = self._ask(vote, step=40 + turn, gain=after - before)
+                look = self._ask(vote, step=CHASE_STEP + turn, gain=after - before)
                 if look is None:
                     return
                 agrees = look is not _FAILED and (tag in look.there) == there
@@ -474,7 +482,7 @@ class _Derivation:
             else:
                 return
         for a, b, state in ((before, first, not there), (last, after, there)):
-            self._halve(tag, state, a, b, steps=self._steps(b - a), step=42, asked=[])
+            self._halve(tag, state, a, b, steps=self._steps(b - a), step=CHASE_STEP + 2, asked=[])
 
     # --- answers ---
 
