@@ -16,8 +16,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "contracts and pure logic",
         """ports settings prompts replies progress reports spans refinement shots sampling timeline resilience
-        concurrency stations confidence framing tone privacy endpoint_faults ownership undo_plan selection together stash_address
-        stash_faults stash_queries""",
+        concurrency stations confidence framing tone privacy endpoint_faults ownership undo_plan selection together
+        stash_address stash_faults stash_queries""",
     ),
     (
         "adapters",
