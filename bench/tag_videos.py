@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.footage import TAGS, Plan, cached_clip, random_plan, truth_of
-from demo.stash import EmbeddedStash, JobResult, Run, running_stash, start_task
+from demo.stash import EmbeddedStash, JobResult, running_stash, start_task
 from demo.vision_server import VisionServer
 from haven_vlm.facts import Span
 
@@ -59,11 +59,11 @@ class Watch(threading.Thread):
                     self.peak_mb = max(self.peak_mb, int(line.split()[1]) / 1024)
 
 
-def press(stash: EmbeddedStash, settings: dict[str, Any], run: Run | None = None) -> tuple[JobResult, float, float]:
-    """Press Tag Videos; returns the result, seconds and the plugin's peak memory in MB."""
+def press_task(stash: EmbeddedStash, task: str, settings: dict[str, Any]) -> tuple[JobResult, float, float]:
+    """Press a button; returns the result, seconds and the plugin's peak memory in MB."""
     stash.settings.configure_plugin("ahavenvlmconnector", settings)
     began = time.monotonic()
-    process = start_task(ROOT, "Tag Videos", connection=stash.connection(), run=run)
+    process = start_task(ROOT, task, connection=stash.connection())
     watch = Watch(process.pid)
     watch.start()
     result = process.wait(7200)
@@ -85,7 +85,7 @@ def one_clip(folder: Path, name: str, plan: Plan, clip: Path, sampling: str) -> 
             "sampling": sampling,
             "data_dir": tempfile.mkdtemp(dir=folder),
         }
-        result, seconds, peak_mb = press(stash, settings)
+        result, seconds, peak_mb = press_task(stash, "Tag Videos", settings)
         if result.error:
             raise SystemExit(result.error)
         found: dict[str, list[Span]] = {tag: [] for tag in VOCABULARY}
@@ -141,7 +141,7 @@ def many_scenes(folder: Path, count: int) -> dict[str, Any]:
 
         thread = threading.Thread(target=wait_for_first, daemon=True)
         thread.start()
-        result, seconds, peak_mb = press(stash, settings)
+        result, seconds, peak_mb = press_task(stash, "Tag Videos", settings)
         stop.set()
         if result.error:
             raise SystemExit(result.error)
