@@ -32,6 +32,9 @@ LONG_SHOT = 8
 """Intervals between two looks within one shot, for `adaptive`; and at most `LONG_SHOT_MS`."""
 LONG_SHOT_MS = 16_000
 
+FLASH_MS = 1000
+"""A shot that is shorter than this, and than half the interval, gets no look of its own."""
+
 EXPECTED_EXTRA = 0.25
 """Questions that searching for ends takes for each stretch between two moments, before anything is known."""
 
@@ -142,8 +145,8 @@ def _shot_anchors(
     anchors: list[Anchor] = []
     for shot in shots:
         start = 0 if not shot.start_ms else shot.start_ms + margin
-        if anchors and shot.end_ms - start < interval_ms // 2:
-            continue  # a flash: never denser than twice the scan
+        if anchors and shot.end_ms - start < min(interval_ms // 2, FLASH_MS):
+            continue
         distance = interval_ms if shot.still and still_is_free else coarse
         looks = max(1, -(-(shot.end_ms - start) // distance))
         times = [start + (shot.end_ms - start) * i // looks for i in range(looks)]

@@ -49,10 +49,10 @@ def find_shots(glimpses: Sequence[Glimpse], duration_ms: int) -> tuple[Shot, ...
     """Cut a medium into shots; they follow on each other and cover it whole.
 
     Args:
-        glimpses: keyframes, ascending by time; those beyond the end are left out.
+        glimpses: keyframes in any order; those outside the medium are left out.
         duration_ms: length of the medium.
     """
-    looks = [g for g in glimpses if g.at_ms < duration_ms]
+    looks = sorted((g for g in glimpses if 0 <= g.at_ms < duration_ms), key=lambda g: g.at_ms)
     usual = _rhythm(looks)
     early = [look.at_ms - before.at_ms < RHYTHM * usual for before, look in pairwise(looks)]
     differences = [difference(before.luma, look.luma) for before, look in pairwise(looks)]

@@ -246,8 +246,8 @@ def _stretches(course: Sequence[bool]) -> list[tuple[int, int]]:
 def _learned(tracks: Mapping[str, Track], courses: Mapping[str, Sequence[bool]]) -> dict[str, Noise]:
     counts = {tag: _errors(tracks[tag].runs, courses[tag]) for tag in tracks}
     alarms, absent, misses, present = (sum(c[i] for c in counts.values()) for i in range(4))
-    # a little doubt that many frames wash away: one error in a hundred frames, one miss in thirty
-    alarm, miss = (alarms + 1) / (absent + 100), (misses + 1) / (present + 30)
+    # a little doubt that many frames wash away: one false alarm in a hundred frames, one miss in sixty
+    alarm, miss = (alarms + 1) / (absent + 100), (misses + 0.5) / (present + 30)
 
     def noise(a: int, n_absent: int, m: int, n_present: int) -> Noise:
         # a tag's own rates count once it has been seen often enough to have any

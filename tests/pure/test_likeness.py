@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as runs
 from hypothesis import strategies as st
 
 from haven_vlm.likeness import difference, is_blank, same_picture
@@ -16,6 +17,7 @@ def changed(look: bytes, count: int, levels: int) -> bytes:
     return bytes(v + levels for v in look[:count]) + look[count:]
 
 
+@runs(deadline=None)
 @given(looks, looks)
 def test_likeness_has_no_direction(one: bytes, other: bytes) -> None:
     assert same_picture(one, other) == same_picture(other, one)
@@ -23,12 +25,14 @@ def test_likeness_has_no_direction(one: bytes, other: bytes) -> None:
     assert difference(one, other) == sum(abs(a - b) for a, b in zip(one, other, strict=True)) / 1024
 
 
+@runs(deadline=None)
 @given(looks)
 def test_a_picture_is_like_itself(look: bytes) -> None:
     assert same_picture(look, look)
     assert difference(look, look) == 0
 
 
+@runs(deadline=None)
 @given(looks, looks)
 def test_what_differs_visibly_on_the_whole_is_never_the_same(one: bytes, other: bytes) -> None:
     if difference(one, other) > 2:

@@ -36,6 +36,7 @@ durations = st.sampled_from([0, 1, 40, 99, 100, 101, 950, 2000, 10_001, 61_234, 
 # --- the moments that are always looked at ---
 
 
+@runs(deadline=None)
 @given(durations, intervals, st.sampled_from(POLICIES))
 def test_the_first_frame_and_the_end_are_looked_at_and_no_stretch_is_left_out(
     duration_ms: int, interval: float, policy: str
@@ -152,6 +153,7 @@ def test_the_order_of_answers_does_not_matter(
     assert not spread
 
 
+@runs(deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_wish_follows_from_the_answers_alone(seed: int) -> None:
     sampler, answer = make_sampler(settings(), 61_234), moody(seed)
@@ -173,6 +175,7 @@ def test_the_plan_is_never_behind_and_right_in_the_end(seed: int, policy: str) -
     assert sampler.planned(found) == len(found)
 
 
+@runs(deadline=None)
 @given(st.integers(0, 10**6))
 def test_what_may_be_wanted_is_near_and_not_wanted_yet(seed: int) -> None:
     sampler, answer = make_sampler(settings(), 61_234), moody(seed)
