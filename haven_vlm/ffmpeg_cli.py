@@ -48,6 +48,7 @@ class CliSource:
         self._preparation = preparation
         self._step = step
         self._bad = 0
+        self._every_frame: tuple[str, ...] = ("-fps_mode", "passthrough")
         self.info, self._start_s = self._probed()
         self._size = fitted(self.info.width_px, self.info.height_px, preparation.max_side_px)
 
@@ -87,15 +88,20 @@ class CliSource:
 
     def _frame(self, at_ms: int) -> Frame | None:
         width, height = self._size
+        if self.info.duration_ms and at_ms > self.info.duration_ms + 1000:
+            return None
         for lead_s in LEADS_S:
             begin_s = max(0.0, at_ms / 1000 - lead_s)
             until_s = self._start_s + at_ms / 1000 + 0.0005
             done = self._call(
                 *("ffmpeg", "-nostdin", "-hide_banner", "-v", "info", "-nostats", "-copyts"),
-                *("-ss", f"{self._start_s + begin_s:.4f}", "-i", self._path, "-map", "0:V:0", "-an", "-sn", "-dn"),
+                *("-ss", f"{begin_s:.4f}", "-i", self._path, "-map", "0:V:0", "-an", "-sn", "-dn"),
                 *("-vf", f"trim=end={until_s:.4f},scale={width}:{height}:flags=area,showinfo"),
-                *("-vsync", "0", "-f", "rawvideo", "-pix_fmt", "rgb24", "-to", f"{until_s:.4f}", "pipe:1"),
+                *(*self._every_frame, "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
             )
+            if b"Unrecognized option 'fps_mode'" in done.stderr:
+                self._every_frame = ("-vsync", "0")  # what ffmpeg before 5.1 calls it
+                return self._frame(at_ms)
             size, times = width * height * 3, _SHOWN.findall(done.stderr)
             if len(done.stdout) >= size and times:
                 count = len(done.stdout) // size
@@ -110,7 +116,7 @@ class CliSource:
         done = self._call(
             *("ffprobe", "-v", "error", "-select_streams", "V:0", "-of", "json", "-show_entries"),
             "stream=codec_name,width,height,sample_aspect_ratio,start_time,duration,avg_frame_rate:stream_side_data"
-            ":format=duration",
+            ":format=duration,format_name",
             self._path,
         )
         try:
@@ -124,16 +130,21 @@ class CliSource:
         turns = [int(d["rotation"]) for d in stream.get("side_data_list", []) if "rotation" in d]
         if turns and turns[0] % 180:
             width, height = height, width
-        length = _number(stream.get("duration")) or _number(answer.get("format", {}).get("duration"))
+        start_s = _number(stream.get("start_time")) or 0.0
+        length = _number(stream.get("duration"))
+        if not length:
+            length = _number(answer.get("format", {}).get("duration"))
+            if length and str(answer["format"].get("format_name", "")).startswith("matroska"):
+                length -= start_s  # counts from zero, not from the first picture
         rate = _ratio(str(stream.get("avg_frame_rate", "")))
         info = VideoInfo(
-            duration_ms=round(length * 1000) if length else None,
+            duration_ms=round(length * 1000) if length and length > 0 else None,
             width_px=width,
             height_px=height,
             frames_per_second=float(rate) if rate else None,
             codec=str(stream.get("codec_name", "")),
         )
-        return info, _number(stream.get("start_time")) or 0.0
+        return info, start_s
 
     def _call(self, *command: str) -> subprocess.CompletedProcess[bytes]:
         self._step()
