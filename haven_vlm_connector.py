@@ -147,6 +147,8 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None) ->
         try:
             importlib.import_module("haven_vlm.tasks")  # needs all packages behind it
         except ImportError as exc:  # present, but built for another system, or damaged
+            if (exc.name or "").startswith("haven_"):
+                raise  # a part of our own: no package mends that
             log.warning("A Python package does not load (%s); installing a fresh set", exc)
             ensure_dependencies(PLUGIN_DIR, spare_dir=spare_dir, distrust_installed=True)
             for name in [n for n in sys.modules if n.partition(".")[0] in BEHIND_TASKS]:

@@ -2,7 +2,7 @@
 
     samples ─ decode per tag ─ join across short gaps ─ exclusive groups, implications ─ shortest lengths ─ Findings
 
-Each rule of the settings has one place: `threshold` in `spans.track`, `max_gap` in the joining, `exclusive_groups` and
+Each rule of the settings has one place: `threshold` in `spans.tracks`, `max_gap` in the joining, `exclusive_groups` and
 `implications` on the joined spans, `min_marker_duration` on what is left, `required_duration` on its total.
 """
 
@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from haven_vlm.facts import Sample, Span
 from haven_vlm.settings import Settings
-from haven_vlm.spans import decode, merge, stretches, track, within, without
+from haven_vlm.spans import decode, merge, stretches, tracks, within, without
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,12 @@ def spans(samples: Mapping[int, Sample], duration_ms: int, rules: Rules) -> list
     if not analysed or duration_ms <= 0:
         return []
     named = {tag for sample in analysed for tag in sample.tags}
-    tracks = {tag: track(analysed, tag, rule.threshold) for tag, rule in rules.tags.items() if tag in named}
+    read = tracks(analysed, {tag: rule.threshold for tag, rule in rules.tags.items() if tag in named})
     usual = _usual_distance(analysed, duration_ms)
     by_tag: dict[str, list[Span]] = {}
-    for tag, course in decode(tracks).items():
+    for tag, course in decode(read).items():
         gap = rules.tags[tag].max_gap_ms
-        raw = stretches(tracks[tag], course, duration_ms, reach_ms=max(usual, gap))
+        raw = stretches(read[tag], course, duration_ms, reach_ms=max(usual, gap))
         by_tag[tag] = merge((Span(tag, start, end, confidence) for start, end, confidence in raw), gap)
     by_tag = _related(by_tag, rules)
     return sorted((s for found in by_tag.values() for s in found), key=lambda s: (s.start_ms, s.end_ms, s.tag))
