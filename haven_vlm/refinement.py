@@ -14,20 +14,25 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from haven_vlm.facts import Sample
+from haven_vlm.probing import (
+    FAILED,
+    NOTHING,
+    Anchor,
+    AnswerReader,
+    Ends,
+    Look,
+    Probe,
+    Progress,
+    Rules,
+    Tags,
+    cut_margin,
+)
 
 VOTE_MS = 400
 """Distance of a vote from the flip it is about: two of three frames within 0.8 s decide."""
-
-HYSTERESIS = 0.8
-"""Below this share of its threshold a tag counts as gone; in between, it is what it was before."""
-
-WORN = 3
-"""Halvings in a row that point to the same end of a stretch, from which on that end is doubted: by chance that happens
-at one boundary in four of a long search, and with every wrong answer early in it."""
 
 WINDOW_MS = 4000
 """Stretches up to this length are worth decoding in one go, all steps of the search at once."""
@@ -36,169 +41,33 @@ SPARE_STEP, VOTE_STEP, HALVING_STEP, CHASE_STEP = 1, 2, 4, 200
 """Steps of the search: anchors (0), moments instead of failed ones, votes, halvings, and what was found on the way.
 What follows from an answer has a higher step than that answer, so the steps can be asked one after the other."""
 
-CUT_MARGIN_MS = 200
-"""Distance from a cut at which a frame surely belongs to its side of it."""
-
-Tags = frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """A moment that is always looked at."""
-
-    at_ms: int
-    instead_ms: int
-    """Asked once when this moment cannot be analysed but its neighbourhood can."""
-    votes_ms: tuple[int, ...]
-    """Where to look when a tag flips here and in neither neighbour; the first agreeing vote decides for the flip."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a boundary is, and how exactly it is wanted."""
-
-    tolerance_ms: int
-    """A boundary may be this far from the truth."""
-    thresholds: Mapping[str, float]
-    """Tag → confidence from which it counts; other tags do not matter."""
-    gaps_ms: Mapping[str, int]
-    """Tag → pause up to which two of its spans are one anyway: its ends are not worth a question."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """A moment worth a question."""
-
-    at_ms: int
-    step: int
-    """Depth of the search: steps of lower number come first when questions are scarce."""
-    gain: int
-    """Milliseconds of doubt that the answer halves, for all tags together."""
-    maybe: tuple[int, ...] = ()
-    """Moments close by that will be wanted next, depending on the answer."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where the search stands."""
-
-    wanted: dict[int, Probe] = field(default_factory=dict)
-    ahead: int = 0
-    """Further questions that the stretches under way will take at most."""
-    settled: int = 0
-    """Stretches between anchors of which all neighbours are known."""
-    extra: int = 0
-    """Questions beyond the anchors asked for so far, answered or not."""
-
-    def want(self, probe: Probe) -> None:
-        """Ask for a moment; what several tags want is wanted more."""
-        known = self.wanted.get(probe.at_ms)
-        if known is not None:
-            # gains of different steps do not add up: the rank of a moment must not change while its step is asked
-            step = min(known.step, probe.step)
-            gain = sum(p.gain for p in (known, probe) if p.step == step)
-            probe = Probe(probe.at_ms, step, gain, tuple(dict.fromkeys(known.maybe + probe.maybe)))
-        self.wanted[probe.at_ms] = probe
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What one answer says: tags that are there, and tags that may be."""
-
-    there: Tags
-    unclear: Tags = frozenset()
-
-
-_FAILED = _Look(frozenset())
-"""Seen, and not analysed; told apart by identity."""
-
-_NEITHER: Tags = frozenset()
-
-
-@dataclass(slots=True)
-class _Ends:
-    """The stretch that a search has narrowed a boundary to, and how it came to that."""
-
-    low: int
-    high: int
-    _low_before: int | None = None
-    """The lower end before this one; None: it was there from the beginning."""
-    _high_before: int | None = None
-    _low_age: int = 0
-    """Halvings that the lower end has outlasted."""
-    _high_age: int = 0
-
-    def move(self, at_ms: int, *, is_low: bool) -> None:
-        """Make a moment inside the lower or upper end."""
-        if is_low:
-            self._low_before, self.low = self.low, at_ms
-            self._low_age, self._high_age = 0, self._high_age + 1
-        else:
-            self._high_before, self.high = self.high, at_ms
-            self._high_age, self._low_age = 0, self._low_age + 1
-
-    def beyond_worn(self, reach_ms: int) -> int | None:
-        """A moment just outside of an end that outlasted many halvings and was set by one of them."""
-        if self._low_age >= WORN and self._low_before is not None and self.low - reach_ms > self._low_before:
-            return self.low - reach_ms
-        if self._high_age >= WORN and self._high_before is not None and self.high + reach_ms < self._high_before:
-            return self.high + reach_ms
-        return None
-
-    def reopen(self, at_ms: int, same: bool) -> bool:
-        """Take the answer from outside of an end; True: that end was wrong, and the search goes back behind it."""
-        if at_ms < self.low and not same and self._low_before is not None:
-            self.low, self.high = self._low_before, at_ms
-        elif at_ms > self.high and same and self._high_before is not None:
-            self.low, self.high = at_ms, self._high_before
-        else:
-            return False
-        return True
-
 
 class Search:
-    """A search over fixed anchors. Holds no state but a memory of how answers were read."""
+    """A search over fixed anchors: the same answers always leave the same to be asked."""
 
-    def __init__(self, anchors: Sequence[Anchor], rules: Rules, *, cuts_ms: Sequence[int] = (), votes: bool = True):
+    def __init__(
+        self, anchors: Sequence[Anchor], rules: Rules, *, cuts_ms: Sequence[int] = (), beyond_anchors: bool = True
+    ) -> None:
         """Prepare.
 
         Args:
             anchors: ascending by time.
             cuts_ms: moments, ascending, at which tags are likely to change; tried before halving.
-            votes: False: look at the anchors only.
+            beyond_anchors: False: look at the anchors only.
         """
         self.anchors = tuple(anchors)
         self.rules = rules
         self.cuts_ms = tuple(cuts_ms)
-        self.beyond_anchors = votes
-        self._read: dict[int, tuple[Sample, _Look]] = {}
+        self.beyond_anchors = beyond_anchors
+        self.reader = AnswerReader(rules)
+        self._last: tuple[list[tuple[int, Sample]], Progress] | None = None
 
     def progress(self, seen: Mapping[int, Sample]) -> Progress:
-        """What the answers so far leave to be asked."""
-        return _Derivation(self, seen).run()
-
-    def look(self, sample: Sample) -> _Look:
-        """Read one answer: names above their threshold, and names only a little below it."""
-        known = self._read.get(sample.at_ms)
-        if known is not None and known[0] is sample:
-            return known[1]
-        if not sample.outcome.analysed:
-            look = _FAILED
-        elif not sample.tags:
-            look = _Look(_NEITHER)
-        else:
-            thresholds = self.rules.thresholds
-            there, unclear = [], []
-            for tag, confidence in sample.tags.items():
-                if (threshold := thresholds.get(tag)) is None:
-                    continue
-                if confidence >= threshold:
-                    there.append(tag)
-                elif confidence >= threshold * HYSTERESIS:
-                    unclear.append(tag)
-            look = _Look(frozenset(there), frozenset(unclear))
-        self._read[sample.at_ms] = sample, look
-        return look
+        """What the answers so far leave to be asked. Not to be changed: the next call with the same answers gets it."""
+        answers = list(seen.items())
+        if self._last is None or self._last[0] != answers:
+            self._last = answers, _Derivation(self, seen).run()
+        return self._last[1]
 
 
 class _Derivation:
@@ -232,23 +101,23 @@ class _Derivation:
     def _anchors(self) -> None:
         anchors = self._search.anchors
         looks = [self._answer(a.at_ms) for a in anchors]
-        before: Tags | None = _NEITHER
+        before: Tags | None = NOTHING
         for i, (anchor, look) in enumerate(zip(anchors, looks, strict=True)):
             at_ms = anchor.at_ms
             if look is None:
                 self._out.want(Probe(at_ms, 0, 0))
-            elif look is _FAILED:
+            elif look is FAILED:
                 sides = [looks[j] for j in (i - 1, i + 1) if 0 <= j < len(anchors)]
                 at_ms = anchor.instead_ms
-                if any(s is not None and s is not _FAILED for s in sides) and at_ms != anchor.at_ms:
+                if any(s is not None and s is not FAILED for s in sides) and at_ms != anchor.at_ms:
                     look = self._ask(at_ms, step=SPARE_STEP, gain=0)
                 elif any(s is None for s in sides):
                     look = None
-                if look is _FAILED:
+                if look is FAILED:
                     continue
-            there = None
-            if look is not None and not (look.unclear and before is None):
-                there = look.there | (look.unclear & before) if look.unclear and before is not None else look.there
+            there = look.there if look is not None else None
+            if look is not None and look.unclear:
+                there = look.there | (look.unclear & before) if before is not None else None
             self._live.append(anchor)
             self._at.append(at_ms)
             self._there.append(there)
@@ -258,23 +127,21 @@ class _Derivation:
         """The tags at an anchor, lone flips only with the votes of their neighbourhood; None: not known yet."""
         last = len(self._live) - 1
         here = self._there[i]
-        left = self._there[i - 1] if i else _NEITHER
-        right = self._there[i + 1] if i < last else _NEITHER
+        left = self._there[i - 1] if i else NOTHING
+        right = self._there[i + 1] if i < last else NOTHING
         if here is None or left is None or right is None:
             return None
-        flips = (here ^ left) & (here ^ right)
-        if 0 < i < last:
-            distance = self._at[i + 1] - self._at[i - 1]
-            longest = max(self._at[i + 1] - self._at[i], self._at[i] - self._at[i - 1])
-        else:
-            distance = longest = self._at[1] - self._at[0] if not i else self._at[last] - self._at[last - 1]
+        if here is left or here is right or not (flips := (here ^ left) & (here ^ right)):
+            return here
+        before = self._at[i] - self._at[i - 1] if i else 0
+        after = self._at[i + 1] - self._at[i] if i < last else 0
         pending = False
         for tag in sorted(flips):
             there = tag in here
-            if not there and distance <= self._rules.gaps_ms.get(tag, 0):
+            if not there and before + after <= self._rules.gaps_ms.get(tag, 0):
                 here |= {tag}  # a pause that short is none
-            elif longest > self._tolerance:
-                verdict = self._vote(i, tag, there, longest)
+            elif max(before, after) > self._tolerance:
+                verdict = self._vote(i, tag, there, before + after)
                 if verdict is None:
                     pending = True
                 elif not verdict:
@@ -292,7 +159,7 @@ class _Derivation:
             look = self._ask(at_ms, step=VOTE_STEP + turn, gain=doubt, maybe=tuple(places[turn + 1 :]))
             if look is None:
                 return None
-            if look is not _FAILED and (tag in look.there) == there:
+            if look is not FAILED and (tag in look.there) == there:
                 return True
         return not places
 
@@ -304,10 +171,9 @@ class _Derivation:
             return
         self._out.settled += 1
         low, high = self._at[i], self._at[i + 1]
-        if high - low <= self._tolerance:
+        if left is right or high - low <= self._tolerance or not (differing := left ^ right):
             return
         asked: list[int] = []
-        differing = left ^ right
         settled = True
         for tag in sorted(differing):
             joined = self._joined(i, tag, believed)
@@ -323,12 +189,8 @@ class _Derivation:
         gap = self._rules.gaps_ms.get(tag, 0)
         here = believed[i]
         assert here is not None
-        if tag in here:
-            others: Iterator[int] = iter(range(i + 2, len(believed)))
-            edge = self._at[i]
-        else:
-            others = iter(range(i - 1, -1, -1))
-            edge = self._at[i + 1]
+        others: Iterable[int] = range(i + 2, len(believed)) if tag in here else range(i - 1, -1, -1)
+        edge = self._at[i] if tag in here else self._at[i + 1]
         for j in others:
             if abs(self._at[j] - edge) > gap:
                 return False
@@ -349,7 +211,7 @@ class _Derivation:
                 continue
             steps -= 1
             look = self._answer(vote)
-            if look is None or look is _FAILED:
+            if look is None or look is FAILED:
                 continue
             asked.append(vote)
             if narrowed[0] < vote < narrowed[1]:
@@ -381,7 +243,7 @@ class _Derivation:
         an end that one answer set, the last halving goes beyond that end instead; if that answer was wrong, the search
         goes back to where it was before it.
         """
-        ends = _Ends(low, high)
+        ends = Ends(low, high)
         doubted = False
         while ends.high - ends.low > self._tolerance:
             at_ms, certain = self._split(ends.low, ends.high)
@@ -395,14 +257,14 @@ class _Derivation:
                 at_ms, doubted = beyond, True
             maybe = self._within(ends.low, ends.high, at_ms)
             look = self._ask(at_ms, step=step, gain=ends.high - ends.low, maybe=maybe)
-            if look is _FAILED and beyond is None:  # one more try close by, then the stretch stays as wide as it is
+            if look is FAILED and beyond is None:  # one more try close by, then the stretch stays as wide as it is
                 at_ms += max(1, (ends.high - at_ms) // 3)
                 step += 1
                 look = self._ask(at_ms, step=step, gain=ends.high - ends.low)
             if look is None:
                 self._out.ahead += max(0, steps)
                 return False
-            if look is _FAILED:
+            if look is FAILED:
                 break
             asked.append(at_ms)
             same = tag in look.unclear or (tag in look.there) == there
@@ -450,7 +312,7 @@ class _Derivation:
         """
         moments = sorted({*asked})
         looks = [self._answer(m) for m in moments]
-        known = [(m, look) for m, look in zip(moments, looks, strict=True) if look is not None and look is not _FAILED]
+        known = [(m, look) for m, look in zip(moments, looks, strict=True) if look is not None and look is not FAILED]
         changing = {tag for _, look in known for tag in (look.there ^ ends) - differing - look.unclear}
         for tag in sorted(changing):
             states = [(low, tag in ends), *((m, tag in look.there) for m, look in known), (high, tag in ends)]
@@ -472,7 +334,7 @@ class _Derivation:
                 look = self._ask(vote, step=CHASE_STEP + turn, gain=after - before)
                 if look is None:
                     return
-                agrees = look is not _FAILED and (tag in look.there) == there
+                agrees = look is not FAILED and (tag in look.there) == there
                 if vote > first:
                     after, last = (after, vote) if agrees else (vote, last)
                 else:
@@ -486,22 +348,17 @@ class _Derivation:
 
     # --- answers ---
 
-    def _answer(self, at_ms: int) -> _Look | None:
+    def _answer(self, at_ms: int) -> Look | None:
         sample = self._seen.get(at_ms)
-        return None if sample is None else self._search.look(sample)
+        return None if sample is None else self._search.reader.look(sample)
 
-    def _ask(self, at_ms: int, *, step: int, gain: int, maybe: tuple[int, ...] = ()) -> _Look | None:
+    def _ask(self, at_ms: int, *, step: int, gain: int, maybe: tuple[int, ...] = ()) -> Look | None:
         """The answer at a moment; if there is none yet, it is wanted."""
         look = self._answer(at_ms)
         self._derived.add(at_ms)
         if look is None:
             self._out.want(Probe(at_ms, step, gain, maybe))
         return look
-
-
-def cut_margin(tolerance_ms: int) -> int:
-    """How far from a cut to look, so that the two sides of it are at most the tolerance apart."""
-    return min(CUT_MARGIN_MS, tolerance_ms // 2)
 
 
 def _runs(states: Sequence[tuple[int, bool]], wanted: bool) -> Iterator[tuple[int, int]]:

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 
 from haven_vlm.facts import Glimpse, Outcome, Sample, Wish
 from haven_vlm.ports import Sampler
-from haven_vlm.refinement import VOTE_MS, Anchor, Rules, Search, cut_margin
+from haven_vlm.probing import Anchor, Rules, cut_margin
+from haven_vlm.refinement import VOTE_MS, Search
 from haven_vlm.settings import Settings
 from haven_vlm.shots import Shot, find_shots
 
@@ -101,7 +102,9 @@ def make_sampler(settings: Settings, duration_ms: int, survey: tuple[Glimpse, ..
     bound = min(MOST_ANCHORS, most or MOST_ANCHORS)
     if most is not None and refined:
         bound = max(min(2, most), round(most * SCAN_SHARE))
-    search = Search(_thinned(anchors, bound), _rules(settings, duration_ms, tolerance), cuts_ms=cuts, votes=refined)
+    search = Search(
+        _thinned(anchors, bound), _rules(settings, duration_ms, tolerance), cuts_ms=cuts, beyond_anchors=refined
+    )
     return PolicySampler(search, max_questions=most)
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS: tuple[tuple[str, str], ...] = (
-    ("basics", "haven_vlm errors facts haven_vlm_utility likeness location"),
+    ("basics", "haven_vlm errors facts haven_vlm_utility likeness probing location"),
     (
         "contracts and pure logic",
         """ports settings prompts replies progress reports spans refinement shots sampling timeline resilience
