@@ -123,3 +123,8 @@ def first_error(group: BaseExceptionGroup[BaseException], prefer: type[BaseExcep
         else:
             leaves.append(error)
     return next((e for e in leaves if isinstance(e, prefer)), leaves[0])
+
+
+def sentences(*texts: str) -> str:
+    """Join texts that may or may not be whole sentences; empty ones are left out."""
+    return " ".join(text if text.endswith((".", "!", "?")) else text + "." for text in texts if text)

@@ -12,7 +12,7 @@ from haven_vlm.errors import LocalOutageError, OutageError
 from haven_vlm.pool_member import Member
 from haven_vlm.resilience import Clock
 from haven_vlm.scheduling import Scheduler
-from haven_vlm_utility import duration_text
+from haven_vlm_utility import duration_text, sentences
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +137,4 @@ class OutageWatch:
         snapshot = member.statistics()
         reason = snapshot.reason or ("It is still getting ready." if snapshot.state == "preparing" else "")
         again = f" (next try in {duration_text(snapshot.until_s)})" if snapshot.until_s is not None else ""
-        return f"“{member.name}”: {_sentence(reason or 'It does not answer well.')}{again}"
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."
+        return f"“{member.name}”: {sentences(reason or 'It does not answer well')}{again}"

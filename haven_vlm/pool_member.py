@@ -16,6 +16,7 @@ from haven_vlm.ports import EndpointMemory, EndpointStatistics, VisionEndpoint
 from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
 from haven_vlm.settings import EndpointSettings
 from haven_vlm.stations import Job, Tier
+from haven_vlm_utility import sentences
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +273,7 @@ class Member:
             return
         self.state, self.proven = "parked", False
         self.reason, self.fix = str(error), error.fix
-        log.error("endpoint “%s” is out of this run: %s", self.name, " ".join(filter(None, (self.reason, self.fix))))
+        log.error("endpoint “%s” is out of this run: %s", self.name, sentences(self.reason, self.fix))
         self._down.set()
 
     # --- looking after it -------------------------------------------------------------------------------------
@@ -371,7 +372,7 @@ class Member:
         """A snapshot."""
         resting = self.state == "ready" and not self.rest.over
         down = resting or self.state in ("cooling down", "parked")
-        reason = " ".join(filter(None, (self.reason, self.fix))) if down else ""
+        reason = sentences(self.reason, self.fix) if down else ""
         state: str = "cooling down" if resting else self.state
         again_s = max(self._next_look - self._clock(), self.rest.left_s) if state == "cooling down" else None
         if self.spent and self.state == "ready":

@@ -227,3 +227,45 @@ def test_an_endpoint_that_is_only_slow_to_get_ready_is_named_in_the_end() -> Non
             assert all(isinstance(r, OutageError) and "getting ready" in str(r) for r in results.values())
 
     run(main())
+
+
+def test_a_server_that_does_not_say_what_it_can_do_is_asked_again() -> None:
+    async def main() -> None:
+        mute = FakeEndpoint("mute", prepare_s=1e6)
+        async with nothing_left(), pool_of(mute, outage_patience="1h") as pool:
+            asking = asyncio.create_task(ask_all(pool, range(5)))
+            await asyncio.sleep(60.3)
+            assert "does not say what it can do" in pool.statistics().waiting_for
+            mute.prepare_s = 0.1
+            answers(await asking)
+        assert len(mute.prepared_at) == 2
+
+    run(main())
+
+
+def test_rate_limits_on_the_first_question_about_itself_are_waited_out() -> None:
+    async def main() -> None:
+        limited = FakeEndpoint("limited")
+        limited.not_ready = lambda t: limited.error(EndpointFault.RATE_LIMITED, retry_after_s=40) if t < 30 else None
+        async with nothing_left(), pool_of(limited) as pool:
+            answers(await ask_all(pool, range(5)))
+        assert [*limited.prepared_at, *limited.pinged_at] == [0, pytest.approx(40), pytest.approx(40)]
+
+    run(main())
+
+
+def test_an_answer_in_hand_is_worth_more_than_an_outage() -> None:
+    """It was cut; before it can be asked for with more room, the last server goes."""
+
+    async def main() -> None:
+        async def behave(endpoint: FakeEndpoint, attempt: Attempt) -> Answer:
+            if attempt.boosted:
+                raise endpoint.error(EndpointFault.AUTH)
+            await asyncio.sleep(0.1)
+            return endpoint.poor(Outcome.TRUNCATED)
+
+        async with nothing_left(), pool_of(FakeEndpoint("a", behave=behave)) as pool:
+            results = await ask_all(pool, range(2))
+        assert [r.outcome for r in results.values() if isinstance(r, Answer)] == [Outcome.TRUNCATED] * 2
+
+    run(main())

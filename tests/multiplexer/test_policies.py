@@ -500,3 +500,20 @@ def test_an_endpoint_that_takes_no_question_at_all_is_given_up() -> None:
                 assert result.outcome is Outcome.ENDPOINT_ERROR
 
     run(main())
+
+
+def test_the_time_of_a_question_ends() -> None:
+    """Each attempt takes long and fails otherwise than the one before: three times the longest timeout is enough."""
+
+    async def main() -> None:
+        async def behave(endpoint: FakeEndpoint, attempt: Attempt) -> Answer:
+            await asyncio.sleep(59)
+            raise endpoint.error(EndpointFault.SERVER, status=500 + len(endpoint.attempts))
+
+        ends = [FakeEndpoint(n, behave=behave) for n in "abcde"]
+        async with nothing_left(), pool_of(*ends, outage_patience="12h") as pool:
+            answer = await ask_one(pool)
+        assert answer.outcome is Outcome.ENDPOINT_ERROR
+        assert "given up after 236 s" in answer.detail
+
+    run(main())

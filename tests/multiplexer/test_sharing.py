@@ -406,3 +406,14 @@ def test_speed_and_parallelism_are_remembered_per_address_and_model() -> None:
             assert pool.statistics().endpoints[0].limit == memory[key]["limit"]
 
     run(main())
+
+
+def test_what_the_connector_itself_held_back_did_not_leave() -> None:
+    async def main() -> None:
+        away = FakeEndpoint("away", is_remote=True, behave=always(EndpointFault.FORBIDDEN))
+        home = FakeEndpoint("home")
+        async with pool_of(away, home) as pool:
+            answers(await ask_all(pool, range(20)))
+            assert pool.statistics().left_network == 0
+
+    run(main())
