@@ -75,7 +75,7 @@ def main() -> None:
     print(f"{'SIGKILL':<50} {'trials':>7} {'kills':>6} {'differences':>12} {'asked again':>12}")
     for what, trials, killed, again in rows:
         print(f"{what:<50} {trials:>7} {killed:>6} {0:>12} {again:>12}")
-    print(f"(a difference ends the bench; {kills.SLOTS} questions are in flight at most, {kills.QUESTIONS} in a run)")
+    print(f"(a difference ends the bench; {kills.SLOTS} slots, {kills.QUESTIONS} questions in a run)")
     print(json.dumps([{"case": w, "trials": t, "kills": k, "asked_again": a} for w, t, k, a in rows]))
 
 

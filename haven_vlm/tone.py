@@ -21,7 +21,7 @@ def to_sdr(transfer: int) -> ImageFilter.Color3DLUT:
     Up to half of the reference white nothing changes; above it the brightest component is rolled off towards
     white and the others follow, so that colours keep their hue.
     """
-    size = 33
+    size = 65  # the finest Pillow takes: coarser ones darken what lies between bright nodes
     curve = [_linear(n / (size - 1), transfer) for n in range(size)]
 
     def mapped(red: float, green: float, blue: float) -> tuple[float, float, float]:
