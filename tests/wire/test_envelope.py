@@ -23,8 +23,8 @@ def server(**changes: Any) -> dict[str, Any]:
         "Host": "0.0.0.0",
         "Port": 9999,
         "SessionCookie": {"Name": "session", "Value": COOKIE, "Path": "", "MaxAge": 0},
-        "Dir": "/root/.stash",
-        "PluginDir": "/root/.stash/plugins/vlm",
+        "Dir": "/config/stash",
+        "PluginDir": "/config/stash/plugins/vlm",
     }
     return {name: value for name, value in (values | changes).items() if value is not ...}
 
@@ -37,7 +37,7 @@ def test_envelope_of_a_task() -> None:
     call = read_envelope(document({"mode": "tag_videos", "threshold": "0.4"}))
     assert call.mode == "tag_videos"
     assert dict(call.args) == {"threshold": "0.4"}
-    assert call.config_dir == Path("/root/.stash").absolute()
+    assert call.config_dir == Path("/config/stash").absolute()
     assert call.connection.graphql_url == "http://127.0.0.1:9999/graphql"
     assert call.connection.session_cookie == COOKIE
     assert not call.connection.verify_tls
