@@ -151,7 +151,7 @@ class PacketFeed:
         self._index = entries if entries is not None and len(entries) > 1 else None
         count = len(entries) if entries is not None else 0
         self.index_is_complete = (
-            self.format in _COMPLETE_INDEX and self._index is not None and count >= max(stream.frames, 2)
+            self.format in _COMPLETE_INDEX and count >= max(stream.frames, 2) and self._is_indexed_to_its_end()
         )
         if self.format.startswith("matroska"):
             self._rewind()  # only now it reads its cues
@@ -224,6 +224,14 @@ class PacketFeed:
             return None
         number = self._index.search_timestamp(ticks - self._index_shift, backward=backward)
         return self._index[number].timestamp + self._index_shift if number >= 0 else None
+
+    def _is_indexed_to_its_end(self) -> bool:
+        """Whether the index reaches to (nearly) the end: of a file in fragments only some may have been read."""
+        length = self.duration_ms
+        if self._index is None or length is None:
+            return self._index is not None
+        last = self._index[len(self._index) - 1].timestamp - (self.stream.start_time or 0)
+        return bool(last * self.time_base * 1000 >= 0.8 * length)
 
     # --- moving ---
 

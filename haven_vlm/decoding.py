@@ -135,32 +135,32 @@ class PictureFinder:
         if self._rescued >= RESCUES_TO_LEARN:
             self._usual_lead, self._rescued = self._lead, 0
 
-    def keyframe(self, ticks: int | None) -> Shown | None:
-        """The picture of the first keyframe from `ticks` on (None: from here on), decoded by itself.
+    def keyframe(self, ticks: int) -> Shown | None:
+        """The picture of the keyframe at or before `ticks` (roughly), or of the next one, decoded by itself.
 
         None at the end of the file. A keyframe that cannot be decoded is counted, and the next one taken.
         """
-        if ticks is not None:
-            self.go_to(ticks)
+        self.go_to(ticks)
+        return self._next_key_alone(None)
+
+    def next_keyframe(self, not_before: int) -> Shown | None:
+        """The picture of the next keyframe that is shown at or after `not_before`, decoded by itself."""
+        ahead = self._feed.keyframe_after(not_before - 1)
+        if ahead is not None and self._feed.is_worth_a_seek(ahead):
+            self._feed.seek(ahead)
+        return self._next_key_alone(not_before)
+
+    def _next_key_alone(self, not_before: int | None) -> Shown | None:
         self._forget()
         self._shown, self._chain = None, None
         while (piece := self._read()) is not None:
-            if not piece.is_key:
+            at = piece.pts if piece.pts is not None else piece.order
+            if not piece.is_key or (not_before is not None and at is not None and at < not_before):
                 continue
             found = [*self._decoded(piece, whole=True), *self._drained()]
             if found:
                 return found[0]
             self.bad += 1
-        return None
-
-    def next_keyframe(self, after: Shown) -> Shown | None:
-        """The picture of the first keyframe after `after`; reads on or seeks, whichever is cheaper."""
-        ahead = self._feed.keyframe_after(after.pts)
-        if ahead is not None and self._feed.is_worth_a_seek(ahead):
-            self._feed.seek(ahead)
-        while (found := self.keyframe(None)) is not None:
-            if found.pts > after.pts:
-                return found
         return None
 
     def go_to(self, ticks: int) -> None:

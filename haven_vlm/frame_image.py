@@ -20,8 +20,12 @@ from haven_vlm.framing import WHOLE, Box, Probe, lit_part
 from haven_vlm.picture import LUMA_SIDE, Preparation, fitted
 from haven_vlm.tone import HLG, PQ, to_sdr
 
-_BT2020 = 9  # primaries and matrix, ITU-T H.273 tables 2 and 4
-_UNSPECIFIED = 2
+MAX_LINES = 8192
+"""Rows or columns by which bars are looked for; more are taken together."""
+
+_UNSPECIFIED, _BT2020, _BT2020_CONSTANT = 2, 9, 10  # matrix coefficients, ITU-T H.273 table 4
+_SWS_709, _SWS_601, _SWS_240, _SWS_2020 = 1, 5, 7, 9  # swscale's own numbers of the same
+_FULL_RANGE = 2
 
 _TRANSPOSE: dict[tuple[int, int, int, int], Image.Transpose | None] = {
     (1, 0, 0, 1): None,
@@ -58,6 +62,8 @@ class View:
     """The part that counts, of the picture as it is stored."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a stored pixel divided by its height."""
+    transfer: int = _UNSPECIFIED
+    """Transfer characteristics, as ITU-T H.273 (table 3) numbers them."""
     turn: Image.Transpose | None = None
     """What must be done to the stored picture to see it upright; None: nothing."""
 
@@ -70,8 +76,8 @@ def image_from_frame(frame: VideoFrame, view: View, preparation: Preparation) ->
     small = _reformatted(cut, width, height, "rgb24")
     plane = small.planes[0]
     image = Image.frombytes("RGB", (width, height), bytes(plane), "raw", "RGB", plane.line_size)
-    if frame.color_trc in (PQ, HLG):
-        image = image.filter(to_sdr(frame.color_trc))
+    if view.transfer in (PQ, HLG):
+        image = image.filter(to_sdr(view.transfer))
     return image if view.turn is None else image.transpose(view.turn)
 
 
@@ -109,12 +115,12 @@ def glimpse_luma(frame: VideoFrame) -> bytes:
 
 def probe_of(frame: VideoFrame) -> Probe:
     """What a frame says about bars and eyes."""
-    blocks = 16
-    rows = _grey(frame, blocks, frame.height)
-    columns = _grey(frame, frame.width, blocks)
+    blocks, height, width = 16, min(frame.height, MAX_LINES), min(frame.width, MAX_LINES)
+    rows = _grey(frame, blocks, height)
+    columns = _grey(frame, width, blocks)
     edges = lit_part(
-        [rows[n * blocks : (n + 1) * blocks] for n in range(frame.height)],
-        [columns[n :: frame.width] for n in range(frame.width)],
+        [rows[n * blocks : (n + 1) * blocks] for n in range(height)],
+        [columns[n::width] for n in range(width)],
     )
     return Probe(edges, glimpse_luma(frame))
 
@@ -143,21 +149,21 @@ def _grey(frame: VideoFrame, width: int, height: int) -> bytes:
 
 def _reformatted(frame: VideoFrame, width: int, height: int, pixel_format: str) -> VideoFrame:
     matrix = frame.colorspace
-    if matrix == _BT2020 or frame.color_primaries == _BT2020:
-        source = "BT2020"
+    if matrix in (_BT2020, _BT2020_CONSTANT):
+        source = _SWS_2020
     elif matrix == 1 or (matrix == _UNSPECIFIED and frame.height >= 720):
-        source = "ITU709"  # what players assume of high definition that does not say
+        source = _SWS_709  # what players assume of high definition that does not say
     elif matrix == 7:
-        source = "SMPTE240M"
+        source = _SWS_240
     else:
-        source = "ITU601"
+        source = _SWS_601
     return frame.reformat(
         width=width,
         height=height,
         format=pixel_format,
         src_colorspace=source,
-        dst_colorspace="ITU601",
-        dst_color_range="JPEG",
+        dst_colorspace=_SWS_601,
+        dst_color_range=_FULL_RANGE,
         interpolation="AREA",
         **_ONE_THREAD,
     )
@@ -196,5 +202,4 @@ def _cut(frame: VideoFrame, box: Box) -> tuple[VideoFrame, int]:
         part = stored.crop((x0, y0, x0 + target.line_size, y0 + target.height))
         target.update(part.tobytes())
     out.colorspace, out.color_range = frame.colorspace, frame.color_range
-    out.color_trc, out.color_primaries = frame.color_trc, frame.color_primaries
     return out, step

@@ -41,6 +41,8 @@ from haven_vlm.picture import Preparation, frame_from_image
 
 LATE_START_MS = 500
 """A file whose first picture that can be decoded comes at most this late begins with that picture."""
+SURVEY_STEP_MS = 250
+"""A survey leaves out keyframes closer than this: in some formats every picture is one."""
 MAX_KEYFRAMES_LISTED = 50_000
 """More keyframes than this are not worth listing: every picture is one."""
 
@@ -74,7 +76,10 @@ class VideoSource:
             raise MediaUnreadable(f"{feed.title} holds no picture that can be decoded ({feed.codec}).")
         self._start = self._beginning(first)
         self._view = View(
-            self._part_that_counts(first.frame, name), _pixel_aspect(feed.stream), orientation(first.frame)
+            box=self._part_that_counts(first.frame, name),
+            pixel_aspect=_pixel_aspect(feed.stream),
+            transfer=feed.stream.codec_context.color_trc,
+            turn=orientation(first.frame),
         )
         width, height = upright_size(first.frame, self._view)
         self.info = VideoInfo(
@@ -129,7 +134,7 @@ class VideoSource:
         shown = self._finder.keyframe(self._start)
         while shown is not None:
             yield Glimpse(self._ms(shown.pts), glimpse_luma(shown.frame))
-            shown = self._finder.next_keyframe(shown)
+            shown = self._finder.next_keyframe(shown.pts + max(1, self._ticks(SURVEY_STEP_MS)))
         self._finder.go_to(self._start)
 
     # --- times ---

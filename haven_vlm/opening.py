@@ -28,7 +28,7 @@ av.logging.set_level(None)  # FFmpeg's chatter would land on stderr, which Stash
 
 
 def open_container(location: Location, timeout: tuple[float, float]) -> InputContainer:
-    options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    options = {"protocol_whitelist": "file"}
     target = f"file:{location.target}"  # a name such as “concat:x” shall mean a file
     if location.is_stream:
         options |= {
@@ -36,12 +36,15 @@ def open_container(location: Location, timeout: tuple[float, float]) -> InputCon
             "headers": "".join(f"{name}: {value}\r\n" for name, value in location.headers.items()),
             "max_redirects": "0",  # headers that log in would go along to wherever a redirect points
             "icy": "0",
+            "reconnect": "1",  # a connection that breaks in the middle is taken up again where it broke
+            "reconnect_delay_max": "4",
         }
         target = location.target
     elif (refusal := _unreachable_path(location.target)) is not None:
         raise refusal
+    # as `options` they would go to each stream as well, and older PyAV crashes on streams that turn up late
     with _translated(location):
-        container = av.open(target, options=options, timeout=timeout, metadata_errors="replace")
+        container = av.open(target, container_options=options, timeout=timeout, metadata_errors="replace")
     if container.format.name in _PLAYLISTS:
         container.close()
         raise MediaUnreadable(f"{location.title} is a playlist, not a video.")

@@ -69,17 +69,17 @@ def open_video(
     reasons: list[str] = []
     for location in locations:
         try:
-            return _open_at(location, preparation, step)
+            return _open_at(location, preparation, step, name=PurePath(locations[0].target).name)
         except MediaUnreachable as exc:
             reasons.append(str(exc).rstrip("."))
     raise MediaUnreachable("; ".join(reasons) + ".")
 
 
-def _open_at(location: Location, preparation: Preparation, step: Callable[[], None]) -> FrameSource:
+def _open_at(location: Location, preparation: Preparation, step: Callable[[], None], *, name: str) -> FrameSource:
     try:
         feed = PacketFeed(location)
         try:
-            return VideoSource(feed, preparation, name=PurePath(location.target).name, step=step)
+            return VideoSource(feed, preparation, name=name, step=step)
         except BaseException:
             feed.close()
             raise

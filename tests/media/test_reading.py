@@ -252,6 +252,19 @@ async def test_what_cannot_be_read_says_why_in_a_sentence(
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "name", ["100% #1 äöü ?.mp4", "image%03d.mp4", "concat:a|b.mp4", "-i.mp4", "http:.mp4", "a'b\"c.mp4", " .mp4"]
+)
+def test_a_name_is_only_a_name(film: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    try:
+        path.write_bytes(film.read_bytes())
+    except OSError:
+        pytest.skip("no file can have this name here")
+    with open_video([Location(str(path))], Preparation()) as source:
+        assert [time_of(f.jpeg) for f in source.frames([1000])] == [1000]
+
+
 async def test_a_second_place_is_tried_only_when_the_first_cannot_be_reached(film: Path, tmp_path: Path) -> None:
     async with reader(tmp_path / "elsewhere.mp4", film) as source:
         assert source.info.duration_ms == 6000
@@ -266,14 +279,25 @@ async def test_a_second_place_is_tried_only_when_the_first_cannot_be_reached(fil
 
 
 @asynccontextmanager
-async def stash_stream(film: Path, *, key: str = "secret") -> AsyncIterator[tuple[str, list[str]]]:
-    """A server that gives the file, ranges included, to those who have the key."""
+async def stash_stream(film: Path, *, key: str = "secret", breaks_off: int = 0) -> AsyncIterator[tuple[str, list[str]]]:
+    """A server that gives the file, ranges included, to those who have the key; its first answers break off."""
     asked: list[str] = []
+    whole = await asyncio.to_thread(film.read_bytes)
 
     async def stream(request: web.Request) -> web.StreamResponse:
         asked.append(request.headers.get("Range", ""))
         if request.headers.get("ApiKey") != key:
             raise web.HTTPUnauthorized
+        if len(asked) <= breaks_off:
+            begin = int((request.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0]) or 0)
+            headers = {"Content-Range": f"bytes {begin}-{len(whole) - 1}/{len(whole)}", "Accept-Ranges": "bytes"}
+            answer = web.StreamResponse(status=206, headers=headers)
+            answer.content_length = len(whole) - begin
+            await answer.prepare(request)
+            await answer.write(whole[begin : begin + 40_000])
+            assert request.transport is not None
+            request.transport.close()
+            return answer
         return web.FileResponse(film)
 
     async def elsewhere(request: web.Request) -> web.StreamResponse:
@@ -300,6 +324,14 @@ async def test_a_file_that_is_not_here_is_read_through_stash(tmp_path: Path, nam
             frames = [frame async for frame in source.frames([0, 1000, 5960, 2500])]
         assert [time_of(f.jpeg) for f in frames] == [0, 1000, 2480, 5960]
         assert asked
+
+
+async def test_a_stream_that_breaks_off_is_taken_up_again(film: Path) -> None:
+    async with stash_stream(film, breaks_off=2) as (url, asked):
+        async with reader(f"{url}/scene/1/stream", headers={"ApiKey": "secret"}) as source:
+            frames = [frame async for frame in source.frames(range(0, 6000, 1000))]
+        assert [time_of(f.jpeg) for f in frames] == list(range(0, 6000, 1000))
+        assert len(asked) >= 3
 
 
 @pytest.mark.parametrize(
