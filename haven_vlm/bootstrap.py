@@ -59,7 +59,7 @@ class Requirement:
 
 REQUIREMENTS = (
     Requirement("aiohttp", "aiohttp", "3.10.11"),
-    Requirement("av", "av", "15.0"),
+    Requirement("av", "av", "18.1"),
     Requirement("PIL", "pillow", "10.4"),
     Requirement("pydantic", "pydantic", "2.8"),
     Requirement("yaml", "PyYAML", "6.0"),

@@ -123,8 +123,7 @@ class PacketFeed:
         self._packets: Iterator[Packet[VideoStream]] | None = None
         for other in self._container.streams:
             if other is not stream:
-                with suppress(AttributeError):  # older PyAV cannot; then unwanted packets are only skipped
-                    other.discard = av.stream.Discard.all
+                other.discard = av.stream.Discard.all
         context = stream.codec_context
         at_most = DecodingThreads.MOST
         if context.width * context.height > LARGE_PIXELS:
@@ -145,17 +144,16 @@ class PacketFeed:
         self.can_seek = not self._is_raw
         self._index_shift = 0
         self._counted = 0
-        entries = getattr(stream, "index_entries", None)
-        if self.format in _SEARCHED:
-            entries = None  # what FFmpeg notes there while it searches are not keyframes
-        self._index = entries if entries is not None and len(entries) > 1 else None
-        count = len(entries) if entries is not None else 0
+        entries = stream.index_entries
+        # what FFmpeg notes there while it searches are not keyframes
+        is_index = self.format not in _SEARCHED
+        self._index = entries if is_index and len(entries) > 1 else None
         self.index_is_complete = (
-            self.format in _COMPLETE_INDEX and count >= max(stream.frames, 2) and self._is_indexed_to_its_end()
+            self.format in _COMPLETE_INDEX and len(entries) >= stream.frames and self._is_indexed_to_its_end()
         )
         if self.format.startswith("matroska"):
             self._rewind()  # only now it reads its cues
-            self._index = entries if entries is not None and len(entries) > 1 else None
+            self._index = entries if len(entries) > 1 else None
         length = self.duration_ms
         self._latest: int | None = None
         if length is not None and not self._is_raw:

@@ -50,8 +50,9 @@ _SIDEWAYS = frozenset(
 
 _CUTTABLE = re.compile(r"yuvj?4(?:20|22|44|40)p(?:(?:9|10|12|14|16)le)?|gray(?:(?:9|10|12|14|16)le)?|nv12|p010le")
 
-# since version 17 PyAV lets swscale start a thread for each core unless told otherwise
-_ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+
+class OddPicture(Exception):
+    """A picture was decoded that nothing can be made of: damage gave it a size or colours that do not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,8 @@ def _reformatted(frame: VideoFrame, width: int, height: int, pixel_format: str) 
         source = _SWS_240
     else:
         source = _SWS_601
-    return frame.reformat(
+    return _converted(
+        frame,
         width=width,
         height=height,
         format=pixel_format,
@@ -165,8 +167,15 @@ def _reformatted(frame: VideoFrame, width: int, height: int, pixel_format: str) 
         dst_colorspace=_SWS_601,
         dst_color_range=_FULL_RANGE,
         interpolation="AREA",
-        **_ONE_THREAD,
     )
+
+
+def _converted(frame: VideoFrame, **wanted: Any) -> VideoFrame:
+    try:
+        # on its own swscale would start a thread for each core, for a millisecond's work
+        return frame.reformat(threads=1, **wanted)
+    except (av.error.FFmpegError, OSError, ValueError, MemoryError) as exc:
+        raise OddPicture(f"a picture of {frame.width} × {frame.height} {frame.format.name}") from exc
 
 
 def _cut(frame: VideoFrame, box: Box) -> tuple[VideoFrame, int]:
@@ -182,7 +191,7 @@ def _cut(frame: VideoFrame, box: Box) -> tuple[VideoFrame, int]:
     if not _CUTTABLE.fullmatch(frame.format.name):
         if whole:
             return frame, 1
-        frame = frame.reformat(format="yuv420p", **_ONE_THREAD)
+        frame = _converted(frame, format="yuv420p")
     step = 2 if frame.interlaced_frame and frame.height >= 8 else 1
     # chroma comes in pairs, and pairs of lines of a field lie four lines apart
     grid_x, grid_y = 2, 2 * step

@@ -16,6 +16,7 @@ from haven_vlm.decoding import PictureFinder, Shown
 from haven_vlm.errors import MediaUnreadable
 from haven_vlm.facts import Frame, Glimpse, VideoInfo
 from haven_vlm.frame_image import (
+    OddPicture,
     View,
     glimpse_luma,
     image_from_frame,
@@ -122,7 +123,11 @@ class VideoSource:
             if last is not None and last[0] == found.pts:
                 yield replace(last[1], at_ms=at_ms)
                 continue
-            image = image_from_frame(found.frame, self._view, self._preparation)
+            try:
+                image = image_from_frame(found.frame, self._view, self._preparation)
+            except OddPicture:
+                self._finder.bad += 1
+                continue
             frame = frame_from_image(
                 image, self._preparation, at_ms=at_ms, shown_ms=self._ms(found.pts), corrupt=found.corrupt
             )
@@ -133,7 +138,10 @@ class VideoSource:
         """See `FrameSource.survey`."""
         shown = self._finder.keyframe(self._start)
         while shown is not None:
-            yield Glimpse(self._ms(shown.pts), glimpse_luma(shown.frame))
+            try:
+                yield Glimpse(self._ms(shown.pts), glimpse_luma(shown.frame))
+            except OddPicture:
+                self._finder.bad += 1
             shown = self._finder.next_keyframe(shown.pts + max(1, self._ticks(SURVEY_STEP_MS)))
         self._finder.go_to(self._start)
 
@@ -188,9 +196,10 @@ class VideoSource:
                 projection = seen_projection(first.width, first.height, several())
         if projection != "flat":
             return viewed_part(projection)
-        if not self._preparation.crop_bars or has_no_bars(probe_of(first)):
+        if not self._preparation.crop_bars:
             return WHOLE
-        return without_bars(several())
+        begins = _probe(first)
+        return WHOLE if begins is not None and has_no_bars(begins) else without_bars(several())
 
     def _probes(self) -> list[Probe]:
         """Keyframes from all over the file; none where it cannot be moved about in."""
@@ -200,10 +209,17 @@ class VideoSource:
         found = []
         for share in PROBES:
             shown = self._finder.keyframe(self._start + self._ticks(round(length * share)))
-            if shown is not None:
-                found.append(probe_of(shown.frame))
+            if shown is not None and (probe := _probe(shown.frame)) is not None:
+                found.append(probe)
         self._finder.go_to(self._start)
         return found
+
+
+def _probe(frame: VideoFrame) -> Probe | None:
+    try:
+        return probe_of(frame)
+    except OddPicture:
+        return None
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
