@@ -27,6 +27,8 @@ MAX_BAD_READS = 8
 LARGE_PIXELS = 2600 * 1500
 """Above this few threads decode, or one: each holds pictures of its own. Measured for 4K: H.264 169 and 213 MB with
 one and two threads, HEVC 219 and 254."""
+MAX_JUMP_S = 3600
+"""A packet whose time is further ahead than this, and behind the end, is damaged: no picture stays so long."""
 MAX_DURATION_S = 10 * 24 * 3600
 """Containers that claim more are damaged; their claim is not used."""
 
@@ -154,10 +156,7 @@ class PacketFeed:
         if self.format.startswith("matroska"):
             self._rewind()  # only now it reads its cues
             self._index = entries if len(entries) > 1 else None
-        length = self.duration_ms
-        self._latest: int | None = None
-        if length is not None and not self._is_raw:
-            self._latest = (stream.start_time or 0) + 2 * round(Fraction(length + 60_000, 1000) / self.time_base)
+        self._jump_ticks = round(MAX_JUMP_S / self.time_base)
         self.reached: int | None = None
         """Decoding time of the last packet read, in ticks."""
         self._read_cost = _Average(self._guess_read_cost())
@@ -330,8 +329,8 @@ class PacketFeed:
         if self.is_untimed:
             pts = dts if is_key else None  # a keyframe is shown in its turn
         self._counted += 1
-        if self._latest is not None and max(pts or 0, dts or 0) > self._latest:
-            pts = dts = None  # damage: a time far behind the end would make all that follows look past
+        if self._is_absurd(max(pts or 0, dts or 0)):
+            pts = dts = None  # it would make all that follows look past
         if is_key:
             if pts is not None and dts is not None and self.index_is_complete:
                 self._index_shift = pts - dts
@@ -344,6 +343,13 @@ class PacketFeed:
         if dts is not None:
             self.reached = dts
         return Piece(packet, pts, dts, is_key)
+
+    def _is_absurd(self, ticks: int) -> bool:
+        """Whether a time lies so far ahead of the packet before, and behind the end, that it must be damage."""
+        if self.reached is None or ticks - self.reached <= self._jump_ticks:
+            return False
+        length = self.duration_ms
+        return length is None or (ticks - (self.stream.start_time or 0)) * self.time_base * 1000 > length + 60_000
 
     def _guess_read_cost(self) -> float:
         """Seconds it takes to read a second of the file, before anything was measured."""
