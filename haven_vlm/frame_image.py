@@ -171,6 +171,8 @@ def _reformatted(frame: VideoFrame, width: int, height: int, pixel_format: str) 
 
 
 def _converted(frame: VideoFrame, **wanted: Any) -> VideoFrame:
+    if frame.format.name.startswith("yaf"):  # FFmpeg 8 does not refuse these, it aborts the process
+        raise OddPicture(f"a picture in {frame.format.name}")
     try:
         # on its own swscale would start a thread for each core, for a millisecond's work
         return frame.reformat(threads=1, **wanted)

@@ -17,6 +17,8 @@ from PIL import Image
 from demo.court import time_of, truth_of
 from haven_vlm.container import PacketFeed
 from haven_vlm.facts import Frame
+from haven_vlm.frame_image import OddPicture, View, image_from_frame
+from haven_vlm.framing import WHOLE, Box
 from haven_vlm.location import Location
 from haven_vlm.media import VideoSource
 from haven_vlm.picture import Preparation, fitted, frame_from_image, jpeg_from_image, luma_from_image
@@ -362,3 +364,28 @@ def test_pictures_that_were_sent_are_let_go(tmp_path: Path) -> None:
             gc.enable()
     assert count == 75
     assert alive <= 8
+
+
+@pytest.mark.parametrize("pix_fmt", ["rgb4", "gray32le", "yaf32le"])
+def test_what_cannot_be_converted_is_an_odd_picture(pix_fmt: str) -> None:
+    with pytest.raises(OddPicture, match=pix_fmt):
+        image_from_frame(VideoFrame(64, 48, pix_fmt), View(), Preparation())
+
+
+@pytest.mark.parametrize("pix_fmt", ["rgb24", "nv12", "yuyv422", "gbrp10le", "yuva420p", "yuv411p", "gray", "p010le"])
+@pytest.mark.parametrize("box", [WHOLE, Box(0.25, 0.25, 0.75, 0.75)], ids=["whole", "part"])
+def test_every_common_pixel_format_can_be_shown(pix_fmt: str, box: Box) -> None:
+    source = VideoFrame.from_image(Image.new("RGB", (64, 48), (90, 160, 60)))  # type: ignore[no-untyped-call]
+    source = source.reformat(format=pix_fmt, dst_colorspace="itu601")
+    image = image_from_frame(source, View(box=box), Preparation())
+    assert image.size == ((64, 48) if box == WHOLE else (32, 24))
+    expected = (127, 127, 127) if pix_fmt == "gray" else (90, 160, 60)
+    assert near(pixel(image, 0.5, 0.5), expected, 10)
+
+
+def test_a_film_of_odd_pictures_gives_none_and_counts_them(tmp_path: Path) -> None:
+    path = odd.write(tmp_path / "a.nut", odd.steady(1), codec="rawvideo", pix_fmt="rgb4")
+    with opened(path) as source:
+        assert list(source.frames([0, 400, 800])) == []
+        assert list(source.survey()) == []
+        assert source.bad_frames >= 3
