@@ -248,6 +248,7 @@ class PictureFinder:
             self._careful = True
             self.go_to(self._chain if self._chain is not None else self._feed.start or 0)
             return self._gathered(limit, snap, again=True)
+        self.bad += 1
         return Shown(shown.pts, shown.frame, corrupt=True)  # what should be there is damaged
 
     def _wanted_piece(self, limit: int) -> int | None:
@@ -296,8 +297,8 @@ class PictureFinder:
             if piece is None:
                 self._take_in(self._drained(), limit)
                 return
-            if piece.order is None or piece.order > limit:
-                patience -= 1
+            is_timeless = piece.order is None and piece.pts is None
+            patience -= is_timeless or _is_past(piece, limit, 0)
             self._take_in(self._decoded(piece, whole=self._is_needed(piece, limit, wanted)), limit)
             if self._ready or (wanted is not None and self._shown is not None and self._shown.pts >= wanted):
                 return
