@@ -24,9 +24,9 @@ from haven_vlm import stash_writes
 from haven_vlm.errors import StashError, StashRefused, StashUnauthorized, StashUnavailable
 from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium, TagRef
 from haven_vlm.own_thread import OwnThread
-from haven_vlm.ports import MediaFilter
 from haven_vlm.stash_address import StashConnection
 from haven_vlm.stash_faults import PATIENCE_S, Patience, Reply
+from haven_vlm.stash_ports import MediaFilter
 from haven_vlm.stash_queries import (
     ALL_BY_ID,
     HANDSHAKE,

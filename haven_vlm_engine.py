@@ -19,6 +19,7 @@ from functools import cache
 from haven_vlm.errors import HavenError, MediaUnreadable
 from haven_vlm.facts import Answer, Frame, Glimpse, Outcome, Prompt, Question, Sample, Term, Wish
 from haven_vlm.likeness import is_blank, same_picture
+from haven_vlm.pool_ports import VisionPool
 from haven_vlm.ports import (
     Analysis,
     AnswerKey,
@@ -28,7 +29,6 @@ from haven_vlm.ports import (
     Sampler,
     TermwiseAnswers,
     VideoJob,
-    VisionPool,
 )
 from haven_vlm_utility import clock_text, first_error
 

@@ -33,7 +33,7 @@ from haven_vlm.ownership import (
     observe,
     plan_writes,
 )
-from haven_vlm.ports import StashGateway
+from haven_vlm.stash_ports import StashGateway
 
 log = logging.getLogger(__name__)
 

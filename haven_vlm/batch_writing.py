@@ -10,7 +10,7 @@ from haven_vlm.applying import Applied, Applier
 from haven_vlm.errors import BusyError, HavenError, StashError, StashUnauthorized
 from haven_vlm.journal import Journal
 from haven_vlm.ownership import Desired, WritePlan
-from haven_vlm.ports import StashCollections, StashGateway
+from haven_vlm.stash_ports import StashCollections, StashGateway
 from haven_vlm.together import Together
 from haven_vlm_utility import first_error
 

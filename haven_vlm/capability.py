@@ -21,7 +21,7 @@ from PIL import Image
 from haven_vlm.chat import THINKING_SWITCHES, Reply, Wanted
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Outcome
-from haven_vlm.ports import Capabilities
+from haven_vlm.pool_ports import Capabilities
 from haven_vlm.server_survey import Model, Server
 
 FORMAT = 1

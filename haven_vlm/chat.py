@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from haven_vlm.confidence import Token
 from haven_vlm.endpoint_faults import SYSTEM_ROLE
-from haven_vlm.ports import Capabilities
+from haven_vlm.pool_ports import Capabilities
 
 THINKING_ROOM = 2048
 """Extra tokens for a model whose thinking cannot be turned off."""

@@ -13,9 +13,10 @@ from haven_vlm.errors import EndpointError, StashError
 from haven_vlm.facts import Kind
 from haven_vlm.journal import Journal
 from haven_vlm.marks import find_marks
-from haven_vlm.ports import StashGateway, VisionEndpoint
+from haven_vlm.pool_ports import VisionEndpoint
 from haven_vlm.server_survey import Found, discover
 from haven_vlm.settings import EndpointSettings, Settings
+from haven_vlm.stash_ports import StashGateway
 from haven_vlm_utility import count_text, map_path
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from haven_vlm.endpoint_transport import Resolver, Transport
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Outcome, Prompt, Question
 from haven_vlm.model_choice import choose, nearest
-from haven_vlm.ports import Capabilities, CapabilityMemory
+from haven_vlm.pool_ports import Capabilities, CapabilityMemory
 from haven_vlm.privacy import is_local, redact
 from haven_vlm.replies import parse_reply
 from haven_vlm.server_survey import Model, Server, look, survey

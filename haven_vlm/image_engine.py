@@ -17,13 +17,12 @@ from functools import cache
 from haven_vlm.errors import HavenError
 from haven_vlm.facts import Answer, Frame, Outcome, Prompt, Question, Sample, Term, Wish
 from haven_vlm.likeness import SAME_MEAN, is_blank, same_picture
+from haven_vlm.pool_ports import Ticket, VisionPool
 from haven_vlm.ports import (
     Analysis,
     AnswerKey,
     PartlyKnown,
     TermwiseAnswers,
-    Ticket,
-    VisionPool,
 )
 from haven_vlm.settings import Settings
 from haven_vlm_utility import first_error

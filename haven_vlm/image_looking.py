@@ -15,8 +15,14 @@ from haven_vlm.image_engine import ImageEngine, ImageJob
 from haven_vlm.location import Location
 from haven_vlm.marks import Marks
 from haven_vlm.picture import Preparation
-from haven_vlm.ports import Analysis, Analyzer, FrameReader, StashCollections, VideoJob
+from haven_vlm.ports import (
+    Analysis,
+    Analyzer,
+    FrameReader,
+    VideoJob,
+)
 from haven_vlm.settings import Settings
+from haven_vlm.stash_ports import StashCollections
 from haven_vlm.still_reading import StillPlace
 from haven_vlm.stills import ONE_PICTURE_SUFFIXES, STILL_SUFFIXES, picture_key, pieces_of
 from haven_vlm_utility import map_path

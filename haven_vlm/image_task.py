@@ -16,11 +16,13 @@ from haven_vlm.images import ImageRun, ImageWork
 from haven_vlm.journal import Journal
 from haven_vlm.marks import Marks
 from haven_vlm.picture import Preparation
-from haven_vlm.ports import Analyzer, FetchBytes, StashCollections, VisionPool
+from haven_vlm.pool_ports import VisionPool
+from haven_vlm.ports import Analyzer, FetchBytes
 from haven_vlm.progress import Progress
 from haven_vlm.prompts import build_prompt
 from haven_vlm.reports import WorkResult
 from haven_vlm.settings import Settings
+from haven_vlm.stash_ports import StashCollections
 from haven_vlm.still_reading import StillReader
 
 

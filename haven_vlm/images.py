@@ -25,10 +25,11 @@ from haven_vlm.image_engine import union
 from haven_vlm.image_looking import ImageLooker, TagsInStash
 from haven_vlm.marks import Marks
 from haven_vlm.ownership import Desired
-from haven_vlm.ports import Analysis, StashCollections
+from haven_vlm.ports import Analysis
 from haven_vlm.progress import Progress
 from haven_vlm.reports import MediumReport, Status, WorkResult
 from haven_vlm.settings import Settings
+from haven_vlm.stash_ports import StashCollections
 from haven_vlm_utility import count_text, first_error
 
 log = logging.getLogger(__name__)

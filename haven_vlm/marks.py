@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from haven_vlm.applying import Applier
 from haven_vlm.errors import ConfigError
 from haven_vlm.facts import TagRef
-from haven_vlm.ports import StashGateway
 from haven_vlm.settings import Settings
+from haven_vlm.stash_ports import StashGateway
 
 _DESCRIPTIONS = {
     "parent": "Parent of the tags that A Haven VLM Connector creates.",

@@ -19,7 +19,7 @@ from haven_vlm.errors import EndpointError, EndpointFault, OutageError
 from haven_vlm.facts import Answer, Question
 from haven_vlm.outage import OutageWatch
 from haven_vlm.pool_member import GETTING_READY_S, Member
-from haven_vlm.ports import EndpointMemory, PoolStatistics, VisionEndpoint
+from haven_vlm.pool_ports import EndpointMemory, PoolStatistics, VisionEndpoint
 from haven_vlm.resilience import Backoff, Clock
 from haven_vlm.scheduling import Scheduler
 from haven_vlm.settings import EndpointSettings, Settings

@@ -12,7 +12,7 @@ from typing import Literal
 from haven_vlm.concurrency import Concurrency
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Outcome
-from haven_vlm.ports import EndpointMemory, EndpointStatistics, VisionEndpoint
+from haven_vlm.pool_ports import EndpointMemory, EndpointStatistics, VisionEndpoint
 from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
 from haven_vlm.settings import EndpointSettings
 from haven_vlm.stations import Job, Tier

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from haven_vlm.facts import Kind, Span
-from haven_vlm.ports import PoolStatistics
+from haven_vlm.pool_ports import PoolStatistics
 from haven_vlm_utility import clock_text, count_text, duration_text
 
 _MOST_CAUSES = 8

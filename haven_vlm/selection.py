@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from haven_vlm.errors import ConfigError
 from haven_vlm.facts import Kind
-from haven_vlm.ports import MediaFilter, StashCollections
 from haven_vlm.settings import Settings
+from haven_vlm.stash_ports import MediaFilter, StashCollections
 
 _ORDERS = {
     "oldest": ("id", False),  # ids count up, and unlike times of creation there are no two alike

@@ -22,11 +22,13 @@ from haven_vlm.journal import Journal
 from haven_vlm.marks import Marks, ensure_marks, find_marks
 from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.picture import Preparation
-from haven_vlm.ports import Analyzer, FetchBytes, StashCollections, StashGateway, VisionEndpoint
+from haven_vlm.pool_ports import VisionEndpoint
+from haven_vlm.ports import Analyzer, FetchBytes
 from haven_vlm.progress import Progress
 from haven_vlm.reports import RunReport, Status, WorkResult
 from haven_vlm.selection import select
 from haven_vlm.settings import Settings
+from haven_vlm.stash_ports import StashCollections, StashGateway
 from haven_vlm.together import Together
 from haven_vlm.undoing import Scope, Undoer, Undone, resume_pending
 from haven_vlm.videos import OpenVideo, VideoRun, VideoWork

@@ -15,7 +15,7 @@ from typing import Any
 
 from haven_vlm.errors import StashGone, StashRefused
 from haven_vlm.facts import Kind, Medium, TagRef
-from haven_vlm.ports import StashCollections
+from haven_vlm.stash_ports import StashCollections
 
 LINGER_S = 5.0
 """So long a request waits for company at most, whatever the others are doing."""

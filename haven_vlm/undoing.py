@@ -26,7 +26,7 @@ from haven_vlm.facts import Kind, TagRef
 from haven_vlm.journal import Journal
 from haven_vlm.journal_ownership import CreatedTag, OpenPlan
 from haven_vlm.ownership import Now, Record, WritePlan
-from haven_vlm.ports import StashGateway
+from haven_vlm.stash_ports import StashGateway
 from haven_vlm.together import Together
 from haven_vlm.undo_plan import Change, Effect, plan_undo
 from haven_vlm_utility import first_error

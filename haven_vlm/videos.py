@@ -27,12 +27,18 @@ from haven_vlm.location import Location
 from haven_vlm.marks import Marks
 from haven_vlm.ownership import Desired
 from haven_vlm.picture import Preparation
-from haven_vlm.ports import Analysis, Analyzer, FrameReader, StashGateway, VideoJob
+from haven_vlm.ports import (
+    Analysis,
+    Analyzer,
+    FrameReader,
+    VideoJob,
+)
 from haven_vlm.privacy import redact
 from haven_vlm.progress import Progress
 from haven_vlm.reports import MediumReport, Status, WorkResult
 from haven_vlm.run_lock import Claims
 from haven_vlm.settings import Settings
+from haven_vlm.stash_ports import StashGateway
 from haven_vlm.timeline import Findings, conclude
 from haven_vlm_utility import first_error, map_path
 

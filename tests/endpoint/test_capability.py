@@ -21,7 +21,7 @@ from haven_vlm.endpoint import HttpEndpoint
 from haven_vlm.errors import EndpointError
 from haven_vlm.errors import EndpointFault as F
 from haven_vlm.facts import Outcome
-from haven_vlm.ports import Capabilities
+from haven_vlm.pool_ports import Capabilities
 from tests.endpoint.conftest import PROMPT, Connect, Stub, ask, completion, question
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

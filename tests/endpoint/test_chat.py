@@ -20,7 +20,7 @@ from haven_vlm.chat import (
     request_body,
 )
 from haven_vlm.endpoint_faults import SYSTEM_ROLE
-from haven_vlm.ports import Capabilities
+from haven_vlm.pool_ports import Capabilities
 
 WANTED = Wanted("the rules", "which?", {"type": "object"}, 100, (b"\xff\xd8one", b"\xff\xd8two"))
 ABLE = Capabilities(

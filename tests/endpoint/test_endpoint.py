@@ -20,7 +20,7 @@ from haven_vlm.endpoint import MAX_RAW_CHARACTERS
 from haven_vlm.errors import EndpointError
 from haven_vlm.errors import EndpointFault as F
 from haven_vlm.facts import Outcome, Question, Term
-from haven_vlm.ports import VisionEndpoint
+from haven_vlm.pool_ports import VisionEndpoint
 from haven_vlm.prompts import build_prompt
 from tests.endpoint.conftest import PROMPT, Connect, Stub, ask, completion, jpeg, question, until
 

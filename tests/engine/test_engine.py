@@ -11,7 +11,8 @@ import pytest
 
 from haven_vlm.errors import MediaUnreadable, OutageError
 from haven_vlm.facts import Answer, Frame, Glimpse, Outcome, Question, Sample, Term, VideoInfo, Wish
-from haven_vlm.ports import AnswerKey, PartlyKnown, PoolStatistics, VideoJob
+from haven_vlm.pool_ports import PoolStatistics
+from haven_vlm.ports import AnswerKey, PartlyKnown, VideoJob
 from haven_vlm.prompts import build_prompt
 from haven_vlm_engine import BuiltInEngine
 

@@ -11,7 +11,7 @@ from demo.stash import EmbeddedStash
 from haven_media_handler import PLUGIN_ID, StashLibrary
 from haven_vlm.errors import StashGone, StashRefused
 from haven_vlm.facts import Kind, Marker
-from haven_vlm.ports import MediaFilter, StashCollections
+from haven_vlm.stash_ports import MediaFilter, StashCollections
 from tests.gateway.support import library
 
 

@@ -18,7 +18,7 @@ from haven_vlm.errors import StashError, StashGone, StashRefused, StashUnauthori
 from haven_vlm.facts import Kind, Medium
 from haven_vlm.journal import Journal
 from haven_vlm.ownership import Desired
-from haven_vlm.ports import MediaFilter
+from haven_vlm.stash_ports import MediaFilter
 from haven_vlm.together import Together
 from haven_vlm.undoing import Scope, Undoer
 from tests.fakes import FakeGateway, Killed, Mortality

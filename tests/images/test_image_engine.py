@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from haven_vlm.errors import MediaUnreadable, OutageError
 from haven_vlm.facts import Answer, Frame, Kind, Outcome, Question, Sample, Term
 from haven_vlm.image_engine import NEIGHBOURS, ImageEngine, ImageJob, Moments, union
-from haven_vlm.ports import AnswerKey, PartlyKnown, PoolStatistics
+from haven_vlm.pool_ports import PoolStatistics
+from haven_vlm.ports import AnswerKey, PartlyKnown
 from haven_vlm.prompts import build_prompt
 from haven_vlm.settings import Settings
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from haven_vlm.errors import ConfigError
 from haven_vlm.facts import Kind, TagRef
-from haven_vlm.ports import MediaFilter
 from haven_vlm.selection import folders_pattern, media_filter, select
 from haven_vlm.settings import Settings
+from haven_vlm.stash_ports import MediaFilter
 
 
 def settings(**values: Any) -> Settings:

@@ -12,7 +12,7 @@ from typing import Any
 from haven_vlm.errors import EndpointError, EndpointFault, OutageError
 from haven_vlm.facts import Answer, Outcome, Prompt, Question, Term
 from haven_vlm.multiplexer import Multiplexer
-from haven_vlm.ports import Capabilities, EndpointMemory
+from haven_vlm.pool_ports import Capabilities, EndpointMemory
 from haven_vlm.settings import Settings
 
 PROMPT = Prompt("Which of these?", "", {}, (Term("Dunk"), Term("Free throw")), "w", "key", 100)
