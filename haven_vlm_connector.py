@@ -6,30 +6,35 @@ error. At a shell: `python haven_vlm_connector.py tag_videos --stash http://nas:
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import importlib
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 if sys.version_info < (3, 11):  # noqa: UP036 - what an older Python gets to see first
     sys.stdout.write(json.dumps({"error": "Python 3.11 or newer is needed; this is " + sys.version.split()[0]}) + "\n")
     sys.exit(1)
 
+from haven_vlm import command_line
 from haven_vlm.bootstrap import REQUIREMENTS, ensure_dependencies
-from haven_vlm.errors import ConfigError, HavenError, WireError
+from haven_vlm.command_line import MODES, ExitCode
+from haven_vlm.errors import HavenError, WireError
 from haven_vlm.privacy import redact
 from haven_vlm.stash_log import Display, install_logging, stdout_taken
 from haven_vlm.stash_wire import Envelope, ProgressWriter, read_envelope, reply
 
 if TYPE_CHECKING:
     from haven_vlm.facts import Term
+    from haven_vlm.reports import RunReport
     from haven_vlm.tasks import TaskResult
 
 ReadEnvelope = Callable[[bytes], Envelope]
@@ -41,101 +46,79 @@ BEHIND_TASKS = frozenset({r.import_name for r in REQUIREMENTS})
 
 PLUGIN_DIR = Path(__file__).resolve().parent
 
-MODES = {
-    "tag_videos": "look at the scenes tagged VLM_TagMe, and write tags and markers",
-    "tag_images": "look at the images tagged VLM_TagMe, and at those of tagged galleries, and write tags",
-    "preview": "the same, but only report what would be written",
-    "update": "apply changed settings to the scenes tagged VLM_UpdateMe; asks only about new tags",
-    "undo": "take back what the last run wrote, except what was changed since",
-    "check_endpoints": "try the model servers, the settings and the connection to Stash",
-}
-"""Mode → what it does, for the help text."""
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a call."""
+
+    output: str
+    """What happened, in words."""
+    error: str = ""
+    """The same when it is not what was asked; empty when it is."""
+    code: ExitCode = ExitCode.DONE
+    report: RunReport | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one task; returns the exit code: 0 when the run did what was asked, 1 otherwise, 2 for a wrong command."""
+    """Run one task; returns the exit code. For Stash: 0 when the run did what was asked, 1 otherwise."""
     if arguments:
         return _at_a_shell(arguments)
+    if sys.stdin is not None and sys.stdin.isatty():  # Stash gives a pipe; a person gets help instead of a wait
+        command_line.parser().print_help(sys.stderr)
+        return ExitCode.WRONG
     with install_logging() as display, stdout_taken() as write:
-        output, error = serve(read_envelope, display)
-        write(reply(output, error=error or None))
-    return 1 if error else 0
+        outcome = serve(read_envelope, display)
+        write(reply(outcome.output, error=outcome.error or None))
+    return ExitCode.FAILED if outcome.error else ExitCode.DONE
 
 
 def _at_a_shell(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
-    with install_logging(plain=True, verbose=options.verbose) as display, stdout_taken() as write:
-        output, error = serve(lambda _: _envelope(options, os.environ), display, data=b"")
+    options = command_line.parse(arguments)
+    loudness = {"verbose": options.verbose, "quiet": options.quiet}
+    with install_logging(plain=True, **loudness) as display, stdout_taken() as write, _stoppable() as stopped_by:
+        outcome = serve(
+            lambda _: command_line.envelope(options, os.environ, plugin_dir=PLUGIN_DIR), display, data=b"", told=True
+        )
+        code = outcome.code
+        if code is ExitCode.INTERRUPTED and signal.SIGTERM in stopped_by:
+            code = ExitCode.TERMINATED
+        display.rest()
         if options.json:
-            write(reply(output, error=error or None))
-        else:
-            write(error or output)
-    return 1 if error else 0
+            report = outcome.report.as_json() if outcome.report else None
+            write(
+                command_line.result_json(
+                    mode=options.mode, output=outcome.output, error=outcome.error, code=code, report=report
+                )
+            )
+        elif outcome.error or not options.quiet:
+            write(outcome.error or outcome.output)
+    return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    modes = "\n".join(f"  {mode:<16} {text}" for mode, text in MODES.items())
-    parser = argparse.ArgumentParser(
-        prog="haven_vlm_connector.py",
-        description="Tags and markers for Stash, by vision-language models on your own machines.",
-        epilog=f"modes:\n{modes}\n\nexit codes: 0 all done, 1 something failed (the text says what), 2 wrong command",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("mode", choices=MODES, metavar="MODE", help="what to do; see below")
-    parser.add_argument("--stash", required=True, metavar="URL", help="address of Stash, such as http://nas:9999")
-    parser.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds Stash's API key")
-    parser.add_argument(
-        "--ids", help="work on these scenes or images (numbers, separated by commas) instead of the tagged ones"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="work on so many scenes at most")
-    parser.add_argument("--everything", action="store_true", help="update: all scenes tagged before; undo: all runs")
-    parser.add_argument("--run", type=int, metavar="N", help="undo: this run instead of the last")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in docs/settings.md; repeatable"
-    )
-    parser.add_argument(
-        "--config-dir", type=Path, default=PLUGIN_DIR, metavar="DIR",
-        help="folder of haven_vlm_config.yaml and of the data (default: the plugin's)",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--verbose", action="store_true", help="log debug messages, too")
-    return parser
+@contextlib.contextmanager
+def _stoppable() -> Iterator[list[int]]:
+    """Let SIGTERM end a run as Ctrl-C does: in order. Yields the signals that came."""
+    came: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        signal.raise_signal(signal.SIGINT)  # which asyncio turns into a cancelled task
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _envelope(options: argparse.Namespace, environ: Mapping[str, str]) -> Envelope:
-    """What Stash would have sent, made from the command line."""
-    from haven_vlm.stash_address import StashConnection
-
-    key = ""
-    if options.api_key_env:
-        key = environ.get(options.api_key_env, "")
-        if not key:
-            raise ConfigError(f"--api-key-env: the environment variable {options.api_key_env} is not set")
-    arguments: dict[str, object] = {}
-    for item in options.set:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError("--set needs KEY=VALUE")
-        arguments[name.strip()] = value
-    for name in ("ids", "limit", "run"):
-        if getattr(options, name) is not None:
-            arguments[name] = getattr(options, name)
-    if options.everything:
-        arguments["everything"] = True
-    return Envelope(
-        connection=StashConnection.from_url(options.stash, api_key=key),
-        plugin_dir=PLUGIN_DIR,
-        config_dir=options.config_dir.absolute(),
-        mode=options.mode,
-        args=arguments,
-    )
-
-
-def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None) -> tuple[str, str]:
+def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None, told: bool = False) -> Outcome:
     """Read what is asked, do it, and say how it went; never raises.
 
-    Returns:
-        (output, error): what happened in words, and the same as an error if it is not what was asked.
+    Args:
+        read: makes an envelope of what came.
+        display: where progress goes.
+        data: what came; None: everything on standard input.
+        told: the caller prints the result, so it is not logged.
     """
     try:
         call = read(sys.stdin.buffer.read() if data is None else data)
@@ -155,17 +138,22 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None) ->
                 del sys.modules[name]
         result = asyncio.run(_perform(call, display))
     except HavenError as exc:
-        return "", str(exc)
+        return Outcome("", str(exc), command_line.code_for(exc))
     except KeyboardInterrupt:
-        return "", "Stopped. What was answered is kept; start the task again to go on."
+        stopped = "Stopped. What was answered is kept; start the task again to go on."
+        return Outcome("", stopped, ExitCode.INTERRUPTED)
     except Exception as exc:
         log.error("Unexpected error", exc_info=exc)
         what = redact(f"{type(exc).__name__}: {exc}")
-        return "", f"Unexpected error ({what}). The log has the details; please report it."
+        told_of = f"Unexpected error ({what}). The log has the details; please report it."
+        return Outcome("", told_of, ExitCode.FAILED)
     if not result.ok:
-        return result.text, result.text  # Stash logs an error of the reply by itself, but no output
-    log.info("%s", result.text)
-    return result.text, ""
+        early = result.report is not None and result.report.ended_because
+        # Stash logs an error of the reply by itself, but no output
+        return Outcome(result.text, result.text, ExitCode.LATER if early else ExitCode.FAILED, result.report)
+    if not told:
+        log.info("%s", result.text)
+    return Outcome(result.text, report=result.report)
 
 
 async def _perform(call: Envelope, display: Display) -> TaskResult:

@@ -87,6 +87,10 @@ class Display(Protocol):
         """Show how far the run is, 0 to 1."""
         ...
 
+    def rest(self) -> None:
+        """The run is over: what is written to standard output next must not meet half a line."""
+        ...
+
 
 class _ByteHandler(logging.Handler):
     """Base: whole lines, as bytes, in one piece; a reader that went away is not worth an exception."""
@@ -146,6 +150,9 @@ class StashLogHandler(_ByteHandler):
         with self._held():
             self._put(f"\x01p\x02{fraction:.4f}\n".encode())
 
+    def rest(self) -> None:
+        """Nothing to do: every line of the protocol is whole."""
+
 
 def _level(number: int) -> bytes:
     if number >= logging.ERROR:
@@ -163,6 +170,7 @@ class PlainLogHandler(_ByteHandler):
 
     Args:
         terminal: whether a carriage return brings the cursor back to the start of the line.
+        quiet: no progress.
         width: columns of the terminal.
     """
 
@@ -171,11 +179,13 @@ class PlainLogHandler(_ByteHandler):
         stream: BinaryIO,
         *,
         terminal: bool,
+        quiet: bool = False,
         width: Callable[[], int] = lambda: shutil.get_terminal_size().columns,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(stream)
         self._terminal = terminal
+        self._quiet = quiet
         self._width = width
         self._lines = ProgressWriter(self._line, every_s=60.0, step=0.0, clock=clock)
         self._bar = b""
@@ -189,6 +199,8 @@ class PlainLogHandler(_ByteHandler):
 
     def progress(self, fraction: float, text: str = "") -> None:
         """Draw the bar anew, or write a line when the last one is a minute old."""
+        if self._quiet:
+            return
         with self._held():
             if not self._terminal:
                 self._lines(fraction, text)
@@ -200,11 +212,15 @@ class PlainLogHandler(_ByteHandler):
             if fraction >= 1:
                 self._bar = b""
 
-    def close(self) -> None:
+    def rest(self) -> None:
         """Wipe the bar: what is printed next starts on a clean line."""
         with self._held():
             self._put(self._wiped())
             self._bar = b""
+
+    def close(self) -> None:
+        """Wipe the bar, and take no more records."""
+        self.rest()
         super().close()
 
     def _wiped(self) -> bytes:
@@ -219,7 +235,7 @@ class PlainLogHandler(_ByteHandler):
 
 @contextlib.contextmanager
 def install_logging(
-    stream: BinaryIO | None = None, *, plain: bool = False, verbose: bool = False
+    stream: BinaryIO | None = None, *, plain: bool = False, verbose: bool = False, quiet: bool = False
 ) -> Iterator[StashLogHandler | PlainLogHandler]:
     """Send records, warnings and unhandled exceptions to `stream`, properly dressed; undone at the end.
 
@@ -230,6 +246,7 @@ def install_logging(
             that descriptor (C libraries, `print`, child processes) is caught too and becomes a debug record.
         plain: lines for people instead of Stash's protocol.
         verbose: debug records too. Stash filters by its own level, so there they are always sent.
+        quiet: of the lines for people only warnings and errors, and no progress.
 
     Yields:
         The handler: a `Display`; give `progress` to a `ProgressWriter`, and secrets to `hide`.
@@ -241,8 +258,9 @@ def install_logging(
             stream = stack.enter_context(_copy_of(2))
         else:
             terminal = plain and stream.isatty()
-        handler = PlainLogHandler(stream, terminal=terminal) if plain else StashLogHandler(stream)
-        stack.enter_context(_root_handler(handler, logging.DEBUG if verbose or not plain else logging.INFO))
+        handler = PlainLogHandler(stream, terminal=terminal, quiet=quiet) if plain else StashLogHandler(stream)
+        level = logging.DEBUG if verbose or not plain else logging.WARNING if quiet else logging.INFO
+        stack.enter_context(_root_handler(handler, level))
         stack.enter_context(_hooks())
         if ours:
             stack.enter_context(_stderr_caught(stream))

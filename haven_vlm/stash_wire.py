@@ -84,13 +84,13 @@ def reply(output: object = "ok", *, error: BaseException | str | None = None) ->
         error: makes Stash show a failed task; always a text in the reply, never empty (an empty one would
             count as success, another type would make Stash take the whole reply for plain output).
     """
-    body: dict[str, object] = {"output": _plain(output)}
+    body: dict[str, object] = {"output": plain(output)}
     if error is not None:
         body["error"] = str(error).strip() or (type(error).__name__ if isinstance(error, BaseException) else "failed")
     return json.dumps(body, ensure_ascii=True, allow_nan=False)
 
 
-def _plain(value: object, depth: int = 0) -> object:
+def plain(value: object, depth: int = 0) -> object:
     """The value in what JSON knows; NaN and infinities, which Go refuses, become null."""
     if value is None or isinstance(value, bool | int):
         return value
@@ -99,9 +99,9 @@ def _plain(value: object, depth: int = 0) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if depth < 50 and isinstance(value, Mapping):
-        return {str(name): _plain(item, depth + 1) for name, item in value.items()}
+        return {str(name): plain(item, depth + 1) for name, item in value.items()}
     if depth < 50 and isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item, depth + 1) for item in value]
+        return [plain(item, depth + 1) for item in value]
     return str(value)
 
 

@@ -123,6 +123,8 @@ class TaskResult:
 
     text: str
     ok: bool
+    report: RunReport | None = None
+    """Of the tasks that work on media."""
 
 
 Task = Callable[[TaskContext], Awaitable[TaskResult]]
@@ -304,7 +306,7 @@ async def _report(
     if result.ended_because:
         found = await other_servers([e.base_url for e in context.endpoints])
         where += "".join(f"\n{offered(f)}" for f in found)
-    return TaskResult(report.summary() + where, ok=not failed and not result.ended_because)
+    return TaskResult(report.summary() + where, ok=not failed and not result.ended_because, report=report)
 
 
 def _keep(folder: Path, name: str, report: RunReport) -> None:

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("engines", "haven_vlm_engine image_engine image_looking"),
     ("runs", "videos images galleries image_task"),
     ("tasks", "tasks checking"),
-    ("edge", "haven_vlm_connector"),
+    ("edge", "haven_vlm_connector command_line"),
 )
 """Layers of docs/architecture.md, lowest first. A file imports from its own and those below, never in a circle."""
 

@@ -1,0 +1,297 @@
+"""The connector as a command, for cron, batch runs and other machines: what may stand behind its name.
+
+Nothing here needs more than the standard library: it runs before the packages are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NoReturn
+
+from haven_vlm.errors import (
+    BusyError,
+    ConfigError,
+    DependencyError,
+    HavenError,
+    OutageError,
+    StashUnauthorized,
+    StashUnavailable,
+)
+from haven_vlm.stash_address import StashConnection
+from haven_vlm.stash_wire import Envelope, plain
+
+MODES = {
+    "tag_videos": "look at the scenes tagged VLM_TagMe, and write tags and markers",
+    "tag_images": "look at the images tagged VLM_TagMe, and at those of tagged galleries, and write tags",
+    "preview": "the same, but only report what would be written",
+    "update": "apply changed settings to what is tagged VLM_UpdateMe; asks only about new tags",
+    "undo": "take back what the last run wrote, except what was changed since",
+    "check_endpoints": "try the model servers, the settings and the connection to Stash; writes nothing",
+}
+"""Mode → what it does, for the help text. The modes a task of Stash can name are the same."""
+
+
+class ExitCode(IntEnum):
+    """How a command ended. Stash gets to see 0 and 1 only."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG = 2
+    LATER = 3
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+    @property
+    def meaning(self) -> str:
+        """A line for the help text and the documents."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    ExitCode.DONE: "all was done that was asked for, also when there was nothing to do",
+    ExitCode.FAILED: "something failed, at least for some of the media; the text and the report say what",
+    ExitCode.WRONG: "the command, a setting or the API key is wrong, or packages are missing: nothing was done",
+    ExitCode.LATER: "Stash or the model servers cannot be reached, or another run is at work: try again later; what "
+    "was answered is kept",
+    ExitCode.INTERRUPTED: "stopped by Ctrl-C; the next run goes on",
+    ExitCode.TERMINATED: "stopped by SIGTERM (a service that is stopped); the next run goes on",
+}
+
+
+def code_for(error: HavenError) -> ExitCode:
+    """The exit code for a run that this error ended."""
+    if isinstance(error, ConfigError | DependencyError | StashUnauthorized):
+        return ExitCode.WRONG
+    if isinstance(error, StashUnavailable | OutageError | BusyError):
+        return ExitCode.LATER
+    return ExitCode.FAILED
+
+
+_EXAMPLES = """\
+examples:
+  first of all, see whether everything is in reach:
+    %(prog)s check_endpoints --stash http://localhost:9999
+
+  every night from cron, quiet unless something goes wrong:
+    %(prog)s tag_videos --stash http://nas:9999 --api-key-env STASH_API_KEY --quiet
+
+  this machine knows the folder /data of Stash's container as /mnt/videos (what is not found here is read
+  through Stash, which is slower):
+    %(prog)s tag_videos --stash http://nas:9999 --map /data=/mnt/videos
+
+  two model servers, the fast one with more of the work; two tags; the first ten scenes; write nothing:
+    %(prog)s preview --stash http://nas:9999 --limit 10 --tags "Foul, Dunk" \\
+      --endpoint "http://gpu:8080/v1 weight=5" --endpoint "http://mac:1234/v1 weight=2"
+
+  for another program: one JSON object, with the report of the run in it:
+    %(prog)s tag_images --stash http://nas:9999 --json 2>>haven.log"""
+
+_NOTES = """\
+Settings come from haven_vlm_config.yaml (beside the plugin, or in --config-dir), from Stash's settings page and,
+winning over both, from this command. Progress and log lines go to standard error: a bar on a terminal, a line a
+minute elsewhere. The result goes to standard output. Only one run works on a scene at a time, and a run that is
+stopped or killed loses nothing: start it again. docs/command-line.md has examples for cron and systemd."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # the whole usage is a screen long, and the mistake would drown in it
+        self.exit(ExitCode.WRONG, f"{self.prog}: {message}\nTry: python {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Everything that may stand on the command line, with its help."""
+    width = max(map(len, MODES))
+    modes = "\n".join(f"  {mode:<{width}}  {text}" for mode, text in MODES.items())
+    codes = "\n".join(f"  {code:>3}  {code.meaning}" for code in ExitCode)
+    program = "haven_vlm_connector.py"
+    examples = _EXAMPLES % {"prog": f"python {program}"}
+    made = _Parser(
+        prog=program,
+        usage="python %(prog)s MODE --stash URL [options]",
+        description="Tags and markers for Stash, by vision-language models on your own machines.",
+        epilog=f"modes:\n{modes}\n\n{examples}\n\nexit codes:\n{codes}\n\n{_NOTES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("mode", type=_mode, choices=MODES, metavar="MODE", help="what to do; see below")
+    _add_connection(made.add_argument_group("Stash"))
+    _add_work(made.add_argument_group("what to work on"))
+    _add_settings(made.add_argument_group("settings of this run"))
+    _add_output(made.add_argument_group("output"))
+    return made
+
+
+def _mode(text: str) -> str:
+    return text.replace("-", "_")
+
+
+def _add_connection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--stash", required=True, metavar="URL", help="address of Stash, such as http://nas:9999")
+    group.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds Stash's API key")
+    group.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="file that holds it, such as a credential of systemd"
+    )
+    group.add_argument(
+        "--any-certificate", action="store_true", help="take a certificate of Stash that cannot be verified"
+    )
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--ids", help="work on these scenes or images (numbers, separated by commas) instead of the tagged ones"
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="work on so many media at most")
+    group.add_argument("--everything", action="store_true", help="update: all media tagged before; undo: all runs")
+    group.add_argument("--run", type=int, metavar="N", help="undo: this run instead of the last")
+
+
+def _add_settings(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--endpoint", action="append", default=[], metavar="TEXT",
+        help="a model server: its address up to /v1, then any of name=, model=, weight=, max=, key_env=, fallback, "
+        "remote; repeatable, and then these are all that are asked",
+    )  # fmt: skip
+    group.add_argument("--tags", metavar="NAMES", help="what to look for, separated by commas")
+    group.add_argument(
+        "--map", action="append", default=[], metavar="THEIRS=OURS", type=_mapping,
+        help="a folder as Stash names it, and the same folder as this machine does; repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of docs/settings.md; repeatable"
+    )
+    group.add_argument(
+        "--config-dir", type=Path, metavar="DIR",
+        help="folder of haven_vlm_config.yaml and of the data (default: the configuration folder of the Stash whose "
+        "plugin folder this is in, else ~/.haven_vlm)",
+    )  # fmt: skip
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object: mode, ok, exit_code, output, error, report"
+    )
+    loudness = group.add_mutually_exclusive_group()
+    loudness.add_argument(
+        "--quiet", action="store_true", help="no progress, no result and no log unless something is wrong"
+    )
+    loudness.add_argument("--verbose", action="store_true", help="log debug messages, too")
+
+
+def _mapping(text: str) -> tuple[str, str]:
+    theirs, equals, ours = text.partition("=")
+    if not equals or not theirs.strip() or not ours.strip():
+        raise argparse.ArgumentTypeError(f"“{text}” must be FOLDER-IN-STASH=FOLDER-HERE")
+    return theirs.strip(), ours.strip()
+
+
+def envelope(options: argparse.Namespace, environ: Mapping[str, str], *, plugin_dir: Path) -> Envelope:
+    """What Stash would have sent, made from the command line.
+
+    Args:
+        options: what `parser` made of the arguments.
+        environ: environment variables; one of them may hold the API key.
+        plugin_dir: absolute folder of the plugin.
+
+    Raises:
+        ConfigError: an address, a key or a setting is not what it should be.
+    """
+    return Envelope(
+        connection=StashConnection.from_url(
+            options.stash,
+            api_key=_api_key(options, environ),
+            verify_tls=False if options.any_certificate else None,
+        ),
+        plugin_dir=plugin_dir,
+        config_dir=options.config_dir.expanduser().absolute() if options.config_dir else config_dir_of(plugin_dir),
+        mode=options.mode,
+        args=_arguments(options),
+    )
+
+
+def _api_key(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    key = ""
+    if options.api_key_env:
+        key = environ.get(options.api_key_env, "").strip()
+        if not key:
+            raise ConfigError(f"--api-key-env: the environment variable {options.api_key_env} is not set")
+    elif options.api_key_file:
+        try:
+            key = options.api_key_file.read_text(encoding="utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"--api-key-file: {options.api_key_file} cannot be read: {exc}") from None
+        if not key:
+            raise ConfigError(f"--api-key-file: {options.api_key_file} is empty")
+    return key
+
+
+def _arguments(options: argparse.Namespace) -> dict[str, object]:
+    """Arguments of the task, as Stash would hand them over; what is named by itself wins over `--set`."""
+    arguments: dict[str, object] = {}
+    for item in options.set:
+        name, equals, value = item.partition("=")
+        if not equals or not re.fullmatch(r"\s*\w+\s*", name):
+            raise ConfigError("--set needs KEY=VALUE, with a key of docs/settings.md")
+        arguments[name.strip().lower()] = value.strip()
+    for name in ("ids", "limit", "run"):
+        if getattr(options, name) is not None:
+            arguments[name] = getattr(options, name)
+    if options.everything:
+        arguments["everything"] = True
+    if options.endpoint:
+        arguments["endpoints"] = "; ".join(options.endpoint)
+    if options.tags is not None:
+        arguments["tag_list"] = options.tags
+    if options.map:
+        arguments["path_mutation"] = dict(options.map)
+    return arguments
+
+
+def config_dir_of(plugin_dir: Path) -> Path:
+    """Where the settings and the data of a command lie unless it says so: with those of the tasks in Stash.
+
+    That is Stash's configuration folder when the plugin is installed there (`<folder>/plugins/…`), because two
+    ledgers of one library would know nothing of each other; else a folder of the user's.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    for folder in plugin_dir.parents:
+        if (folder / "config.yml").is_file() and plugin_dir.relative_to(folder).parts[0] == "plugins":
+            return folder
+    try:
+        return Path.home() / ".haven_vlm"
+    except RuntimeError as exc:
+        raise ConfigError("This account has no home folder; say with --config-dir where the data shall be") from exc
+
+
+def result_json(*, mode: str, output: str, error: str, code: int, report: str | None) -> str:
+    """The one JSON object of `--json`, on one line.
+
+    Args:
+        mode: which task.
+        output: what happened, in words.
+        error: what was not done, in words; '' when all was.
+        code: the exit code.
+        report: the report of the run as JSON, for the modes that make one.
+    """
+    body: dict[str, Any] = {"mode": mode, "ok": not error, "exit_code": code, "output": output}
+    if error:
+        body["error"] = error
+    if report is not None:
+        body["report"] = json.loads(report)
+    return json.dumps(plain(body), ensure_ascii=True, allow_nan=False)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        SystemExit: it is wrong (code 2), or only asked for help (code 0); what there is to say was said.
+    """
+    return parser().parse_args(arguments)

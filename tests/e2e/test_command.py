@@ -1,0 +1,128 @@
+"""The command as a process: what comes out where, on a terminal, in a log, for a machine, when it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.rig import ROOT, Rig, wait_for_questions
+
+COMMAND = (sys.executable, str(ROOT / "haven_vlm_connector.py"))
+
+
+def start(rig: Rig, mode: str, *options: str, **streams: int) -> subprocess.Popen[bytes]:
+    rig.stash.settings.configure_plugin("ahavenvlmconnector", rig.settings)
+    line = (*COMMAND, mode, "--stash", rig.stash.url, "--config-dir", str(rig.folder / "mine"), *options)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.Popen(line, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def run(rig: Rig, mode: str, *options: str) -> tuple[str, str, int]:
+    process = start(rig, mode, *options)
+    out, err = process.communicate(timeout=120)
+    return out.decode(), err.decode(), process.returncode
+
+
+def test_the_result_goes_to_stdout_and_plain_lines_to_stderr(one: Rig) -> None:
+    one.use(one.vision())
+    scene = one.scene()
+    out, err, code = run(one, "tag_videos")
+    assert code == 0
+    assert out.startswith("Tagged 1 of 1 scene") and "Report: " in out
+    assert "Tagged 1 of 1 scene" not in err  # once is enough on a terminal, where both are seen
+    assert "\x01" not in err and "\r" not in err and "frames" in err
+    one.assert_true(scene)
+
+
+def test_quiet_says_nothing_when_all_is_well_and_all_that_is_wrong(one: Rig) -> None:
+    one.use(one.vision())
+    one.scene()
+    assert run(one, "tag_videos", "--quiet") == ("", "", 0)
+    one.use("http://127.0.0.1:9/v1")
+    one.scene("second")
+    out, _, code = run(one, "tag_videos", "--quiet", "--set", "outage_patience=1")
+    assert code == 3
+    assert "127.0.0.1:9" in out
+
+
+def test_json_holds_the_report(one: Rig) -> None:
+    one.use(one.vision())
+    scene = one.scene()
+    out, _, code = run(one, "preview", "--json")
+    assert code == 0
+    (line,) = out.splitlines()
+    body = json.loads(line)
+    assert (body["mode"], body["ok"], body["exit_code"]) == ("preview", True, 0)
+    (medium,) = body["report"]["media"]
+    assert medium["id"] == str(scene) and medium["status"] == "tagged" and len(medium["spans"]) == 3
+
+
+def test_a_stash_that_does_not_answer_is_worth_another_try_later(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "undo", "--stash", "http://127.0.0.1:9", "--config-dir", str(tmp_path), "--json"],
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    body = json.loads(done.stdout)
+    assert done.returncode == body["exit_code"] == 3
+    assert "127.0.0.1:9" in body["error"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_says_so_and_goes_on_next_time(one: Rig, number: int, code: int) -> None:
+    server = one.vision(latency_s=0.05, slots=2)
+    one.use(f"{server.base_url} max=2")
+    scene = one.scene()
+    process = start(one, "tag_videos")
+    wait_for_questions(server, 5)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err.decode()
+    assert out.decode() == "Stopped. What was answered is kept; start the task again to go on.\n"
+    assert run(one, "tag_videos")[2] == 0
+    one.assert_true(scene)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo terminals")
+def test_a_terminal_gets_a_bar_that_is_gone_before_the_result(one: Rig) -> None:
+    one.use(one.vision(latency_s=0.02))
+    one.scene()
+    ours, theirs = os.openpty()
+    process = start(one, "tag_videos", stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = _read_all(ours)
+    assert process.wait(60) == 0
+    assert "[####" in shown and "a minute" in shown and "100%" in shown
+    last_bar, result = shown.rfind("["), shown.index("Tagged 1 of 1 scene")
+    assert last_bar < result
+    assert shown[:result].endswith(("\n", "\r"))
+
+
+def _read_all(terminal: int) -> str:
+    data, give_up = b"", time.monotonic() + 60
+    while time.monotonic() < give_up:
+        try:
+            chunk = os.read(terminal, 65536)
+        except OSError:  # Linux says so when the other side is closed
+            break
+        if not chunk:
+            break
+        data += chunk
+    os.close(terminal)
+    return data.decode("utf-8", "replace")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo terminals")
+def test_without_arguments_a_person_gets_help_instead_of_a_wait() -> None:
+    ours, theirs = os.openpty()
+    done = subprocess.run(COMMAND, stdin=theirs, capture_output=True, timeout=60, check=False)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 2 and b"usage: python haven_vlm_connector.py" in done.stderr
