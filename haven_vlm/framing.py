@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Projection = Literal[
-    "auto", "flat", "180", "180-left-right", "180-top-bottom", "360", "360-left-right", "360-top-bottom"
+    "auto", "vr", "flat", "180", "180-left-right", "180-top-bottom", "360", "360-left-right", "360-top-bottom"
 ]
-"""How a picture is to be looked at. `auto`: from the file's own tags, its name, and whether its halves are alike."""
+"""How a picture is to be looked at. `auto`: from the file's own tags, its name, and whether its halves are alike.
+`vr`: somebody said that it is a VR video, and only the layout has to be found out, in the same way."""
 
 PROBES: tuple[float, ...] = (0.08, 0.2, 0.32, 0.44, 0.56, 0.68, 0.8, 0.92)
 """Shares of the duration at which keyframes are looked at when the first frame leaves a doubt."""
@@ -164,6 +165,35 @@ def seen_projection(width_px: int, height_px: int, probes: Sequence[Probe]) -> P
         return "flat"
     # a square frame of two eyes holds two wide halves: 360 degrees each
     return "180-left-right" if width_px > height_px * 1.5 else "360-top-bottom"
+
+
+def told_projection(width_px: int, height_px: int, probes: Sequence[Probe]) -> Projection:
+    """The most likely projection of a video that is said to be VR, of whatever size.
+
+    Two eyes that mostly see the same tell the layout. Where the pictures are too plain to tell: what VR videos of
+    this shape usually are. `flat` only for shapes that no VR video has.
+    """
+    lumas = [p.luma for p in probes if p.edges is not None]
+    pairs = {side: [_halves(luma, side_by_side=side) for luma in lumas] for side in (True, False)}
+    alike = {side: _are_eyes(pairs[side]) for side in (True, False)}
+    if _near(width_px, height_px):
+        return "360-top-bottom" if alike[False] else "180-left-right" if alike[True] else "180"
+    if width_px < height_px:
+        return "flat"
+    if alike[True]:
+        return "180-left-right"
+    if alike[False]:
+        return "360-top-bottom" if _near(width_px, 2 * height_px) else "180-top-bottom"
+    if not _near(width_px, 2 * height_px):
+        return "flat"
+    told = any(min(_texture(one), _texture(other)) >= LEAST_TEXTURE for one, other in pairs[True])
+    return "360" if told else "180-left-right"
+
+
+def _are_eyes(pairs: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether most of the halves that show anything show the same."""
+    textured = [pair for pair in pairs if min(_texture(pair[0]), _texture(pair[1])) >= LEAST_TEXTURE]
+    return bool(textured) and 2 * sum(_difference(*pair) <= EYES_ALIKE for pair in textured) > len(textured)
 
 
 def viewed_part(projection: Projection) -> Box:

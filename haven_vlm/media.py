@@ -35,6 +35,7 @@ from haven_vlm.framing import (
     may_be_vr,
     named_projection,
     seen_projection,
+    told_projection,
     viewed_part,
     without_bars,
 )
@@ -187,9 +188,11 @@ class VideoSource:
                 probes = self._probes()
             return probes
 
-        projection = self._preparation.projection
-        if projection == "auto":
+        projection = wanted = self._preparation.projection
+        if wanted in ("auto", "vr"):
             projection = _tagged_projection(first) or named_projection(name)
+        if projection == "auto" and wanted == "vr":
+            projection = told_projection(first.width, first.height, several())
         if projection == "auto":
             projection = "flat"
             if may_be_vr(first.width, first.height):

@@ -27,7 +27,7 @@ class Preparation:
     crop_bars: bool = True
     """Cut off black bars of a video on all four sides."""
     projection: Projection = "auto"
-    """Of VR videos show one eye's centre; `flat`: of none."""
+    """Of VR videos show one eye's centre; `flat`: of none; `vr`: this is one."""
 
     @property
     def key(self) -> str:

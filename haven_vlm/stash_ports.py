@@ -22,6 +22,10 @@ class StashGateway(Protocol):
         """What the settings page of this plugin holds; empty before anything was saved there."""
         ...
 
+    async def ui_setting(self, key: str) -> object:
+        """A setting of Stash's interface, such as 'vrTag' (name of the tag of VR scenes); None when never set."""
+        ...
+
     async def find_tag(self, name: str) -> TagRef | None:
         """The tag of exactly this name (first choice), else the one that has it as an alias; case is ignored."""
         ...

@@ -178,10 +178,11 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
     log.info("To look at: %s", ", ".join(count_text(len(some), str(kind)) for kind, some in ids.items() if some))
     if not recall:
         await context.pool.prepared()  # which models will answer decides which answers are known already
+    vr_tag_id = await _vr_tag_id(context.gateway) if ids.get(Kind.SCENE) else ""
     results: list[WorkResult] = []
     for kind, some in ids.items():
         if some and not any(r.ended_because for r in results):
-            work = _work(context, kind, applier, marks, write=write, recall=recall)
+            work = _work(context, kind, applier, marks, write=write, recall=recall, vr_tag_id=vr_tag_id)
             results.append(await work(some, mark))
     result = WorkResult(
         tuple(m for r in results for m in r.media), next((r.ended_because for r in results if r.ended_because), "")
@@ -189,8 +190,15 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
     return await _report(context, result, started, context.clock() - began, written=write, selected=selected)
 
 
+async def _vr_tag_id(gateway: StashCollections) -> str:
+    """Id of the tag that Stash's settings (Interface) name for VR scenes; empty if they name none, or it is gone."""
+    name = await gateway.ui_setting("vrTag")
+    tag = await gateway.find_tag(name.strip()) if isinstance(name, str) and name.strip() else None
+    return tag.id if tag is not None else ""
+
+
 def _work(
-    context: TaskContext, kind: Kind, applier: Applier, marks: Marks, *, write: bool, recall: bool
+    context: TaskContext, kind: Kind, applier: Applier, marks: Marks, *, write: bool, recall: bool, vr_tag_id: str
 ) -> Callable[[Sequence[str], TagRef], Awaitable[WorkResult]]:
     """What works on media of this kind: ids and the tag that selected them → what became of them."""
     settings, terms = context.settings, terms_of(context.settings)
@@ -210,6 +218,7 @@ def _work(
             write=write,
             recall=recall,
             only_marked=only_marked,
+            vr_tag_id=vr_tag_id,
         )
         return lambda ids, mark: VideoRun(work, mark=mark).run(ids)
     task = ImageTask(

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from haven_vlm.applying import Applier
@@ -68,6 +68,8 @@ class VideoWork:
     """True: look at no new moments, only ask about new terms."""
     only_marked: bool = True
     """False: the user named the scenes; they need not carry the mark."""
+    vr_tag_id: str = ""
+    """Id of the tag that Stash's own settings name for VR scenes; empty: none."""
 
 
 class VideoRun:
@@ -159,20 +161,27 @@ class VideoRun:
 
     def _job(self, medium: Medium, lane: str) -> VideoJob:
         work, file = self._work, medium.files[0]
+        preparation = self._preparation(medium)
         local_only = work.marks.local_only.id in medium.tag_ids or not work.settings.allow_remote_media
         return VideoJob(
             lane=lane,
             label=medium.label,
             identity=file.identity,
             duration_ms=round(file.duration_s * 1000) if file.duration_s else None,
-            picture=work.preparation.key,
-            open_reader=lambda: self._open(medium),
+            picture=preparation.key,
+            open_reader=lambda: self._open(medium, preparation),
             local_only=local_only,
             known_times_only=work.recall,
         )
 
+    def _preparation(self, medium: Medium) -> Preparation:
+        """How its pictures are made: a scene with Stash's VR tag is one, whatever its file says."""
+        work = self._work
+        is_vr = bool(work.vr_tag_id) and work.vr_tag_id in medium.tag_ids
+        return replace(work.preparation, projection="vr") if is_vr else work.preparation
+
     @asynccontextmanager
-    async def _open(self, medium: Medium) -> AsyncIterator[FrameReader]:
+    async def _open(self, medium: Medium, preparation: Preparation) -> AsyncIterator[FrameReader]:
         """Open the scene's file by its path here, else through Stash's own stream.
 
         Raises:
@@ -187,7 +196,7 @@ class VideoRun:
             locations = locations[1:]
         async with AsyncExitStack() as stack:
             try:
-                reader = await stack.enter_async_context(work.open_video(locations, work.preparation))
+                reader = await stack.enter_async_context(work.open_video(locations, preparation))
             except MediaUnreachable as exc:
                 here = "" if len(locations) > 1 else f"{path} is not on this machine, and "
                 raise MediaUnreachable(

@@ -227,6 +227,9 @@ class FakeGateway:
         if self.after.get(name):
             self.after[name].pop(0)()
 
+    async def ui_setting(self, key: str) -> object:
+        return None
+
     async def plugin_settings(self) -> Mapping[str, object]:
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from demo.footage import cached_clip, truth_of
 from demo.vision_server import VisionServer
@@ -134,3 +136,36 @@ def test_stopped_in_the_middle_and_started_again(library: Library) -> None:
         assert {"Foul", "Dunk", "VLM_Tagged"} == set(tags)
         assert sorted(m[1] for m in markers) == ["Dunk", "Foul"]
     assert len(library.vision.questions()) <= 3 * 8 + 2
+
+
+def test_scenes_with_the_tag_that_stash_names_for_vr_are_seen_with_one_eye(library: Library, tmp_path: Path) -> None:
+    """The pictures of two scenes are alike but for the tag: of the one that has it the whole is sent no more."""
+    media = tmp_path / "media"
+    for name, length_ms in (("wide0", 3000), ("wide1", 3100)):
+        plan = SHORT.__class__(length_ms, (), SHORT.tags)
+        shutil.copyfile(cached_clip(tmp_path, plan, size=(480, 240), fps=10, gop=20), media / f"{name}.mp4")
+    server, seen = library.server, list[tuple[int, int]]()
+    server.scan(media)
+    _, _, _, flat, spherical = server.ids("scenes")
+    server.data("mutation($p:Map){configureUI(partial:$p)}", p={"vrTag": "Virtual Reality"})
+    for scene, names in ((flat, ["VLM_TagMe"]), (spherical, ["VLM_TagMe", "Virtual Reality"])):
+        given = {"id": scene, "tag_ids": [library.tag(n) for n in names]}
+        server.data("mutation($i:SceneUpdateInput!){sceneUpdate(input:$i){id}}", i=given)
+
+    def see(jpeg: bytes) -> list[str]:
+        with Image.open(io.BytesIO(jpeg)) as picture:
+            seen.append(picture.size)
+        return []
+
+    with VisionServer(see=see).in_thread() as vision:
+        server.data(
+            'mutation($i:Map!){configurePlugin(plugin_id:"ahavenvlmconnector",input:$i)}',
+            i={
+                "endpoints": vision.base_url,
+                "tag_list": ", ".join(TAGS),
+                "data_dir": str(tmp_path / "vr"),
+                "concurrent_task_limit": 1,
+            },
+        )
+        library.run("Tag Videos")
+    assert set(seen) == {(480, 240), (174, 168)}

@@ -17,6 +17,7 @@ from haven_vlm.framing import (
     may_be_vr,
     named_projection,
     seen_projection,
+    told_projection,
     viewed_part,
     without_bars,
 )
@@ -130,6 +131,24 @@ def test_two_eyes_are_known_by_seeing_the_same() -> None:
     assert seen_projection(5760, 2880, [Probe(None, FLAT)] * 5) == "flat"
     square = Probe(WHOLE, bytes((x * 37 + y % 16 * 91) % 200 for y in range(32) for x in range(32)))
     assert seen_projection(4096, 4096, [square] * 3) == "360-top-bottom"
+
+
+def test_of_a_video_that_is_said_to_be_vr_only_the_layout_is_found_out() -> None:
+    stacked = Probe(WHOLE, bytes((x * 37 + y % 16 * 91) % 200 for y in range(32) for x in range(32)))
+    whole = Probe(WHOLE, bytes((x * 37 + y * 91) % 200 for y in range(32) for x in range(32)))
+    assert told_projection(1920, 960, [eyes(3)]) == "180-left-right"  # of any size, and with few pictures
+    assert told_projection(1920, 960, [eyes(3), eyes(3), eyes(55)]) == "180-left-right"
+    assert told_projection(1920, 1080, [eyes(3)] * 3) == "180-left-right"
+    assert told_projection(1920, 960, [stacked] * 3) == "360-top-bottom"
+    assert told_projection(1920, 1080, [stacked] * 3) == "180-top-bottom"
+    assert told_projection(2048, 2048, [stacked] * 3) == "360-top-bottom"
+    assert told_projection(2048, 2048, [eyes(3)] * 3) == "180-left-right"
+    assert told_projection(2048, 2048, [whole] * 3) == "180"
+    assert told_projection(3840, 1920, [whole] * 3) == "360"
+    assert told_projection(3840, 1920, [Probe(WHOLE, FLAT)] * 3) == "180-left-right"  # too plain to tell
+    assert told_projection(3840, 1920, [Probe(None, FLAT)]) == "180-left-right"
+    assert told_projection(1920, 1080, [whole] * 3) == "flat"
+    assert told_projection(1080, 1920, [stacked] * 3) == "flat"
 
 
 def test_only_large_films_of_the_right_shape_may_be_vr() -> None:
