@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from demo.footage import Plan
-from demo.stash import JobResult
+from demo.stash import JobResult, PluginProcess
+from demo.stash.runner import merged_args, the_manifest
 from haven_vlm.facts import Span
-from tests.e2e.rig import TAGS, Rig, rig
+from tests.e2e.rig import ROOT, TAGS, Rig, rig
 
 SHORT = Plan(6_000, (Span("Foul", 1_000, 4_000, 1.0), Span("Dunk", 2_500, 6_000, 1.0)), TAGS)
 """Six seconds, seven questions, two overlapping markers."""
 SCENES = 3
 QUESTIONS = SCENES * 7
 SLOTS = 2
+IN_FLIGHT = 4 * SLOTS
+"""Answers that a kill can cost: those being asked, and those on their way to the disk while the slots are used again.
+On a busy machine one commit takes as long as two answers."""
 
 State = dict[str, Any]
 
@@ -79,15 +85,46 @@ def killed_at_request(one: Rig, number: int, *, after: bool) -> bool:
     return seen >= number
 
 
-def killed_at_random(one: Rig, dice: random.Random, longest_s: float) -> JobResult | None:
-    """Run and kill after a random time; the result, if it was quicker."""
-    process = one.start("Tag Videos")
+def _end_of(process: PluginProcess) -> JobResult:
+    return process.wait(120)
+
+
+def killed_at_random(
+    process: PluginProcess, dice: random.Random, longest_s: float, wait: Callable[[PluginProcess], JobResult] = _end_of
+) -> bool:
+    """Kill a run after a random time; False: it was quicker. `wait` waits for its end."""
     timer = threading.Timer(dice.uniform(0.2, longest_s), process.kill)
     timer.start()
     try:
-        return process.wait(120)
+        return wait(process).exit_code not in (0, 1)
     finally:
         timer.cancel()
+
+
+def killed_at_commit(one: Rig, number: int, *, after: bool) -> bool:
+    """Run, and have it die right before (or after) the n-th commit of its ledger; False if there is none."""
+    one.stash.settings.configure_plugin("ahavenvlmconnector", one.settings)
+    manifest = the_manifest(ROOT)
+    dying = str(ROOT / "tests" / "e2e" / "dying.py")
+    process = PluginProcess(
+        replace(manifest, exec=("python", dying, str(number), "after" if after else "before")),
+        one.stash.connection(),
+        args=merged_args(manifest.task("Tag Videos"), None),
+        python_path=sys.executable,
+    )
+    return process.wait(120).exit_code not in (0, 1)
+
+
+def faulted(one: Rig, server: Any, expected: State, operation: str, kind: str, *, after: int = 0) -> bool:
+    """Run once while this kind of request fails twice; nothing may differ. False: there was no such request."""
+    fault = one.stash.faults.add(operation, kind, times=2, after=after, seconds=0.2)
+    result = one.run()
+    if result.error and "is that Stash's address?" in result.error:
+        result = one.run()  # a page instead of Stash's first word is told at once, before anything was done
+    assert result.error is None, result.error
+    assert state(one) == expected
+    assert len(server.questions()) == QUESTIONS
+    return fault.hits > 0
 
 
 def finish(one: Rig, server: Any, expected: State, *, kills: int) -> None:
@@ -96,8 +133,4 @@ def finish(one: Rig, server: Any, expected: State, *, kills: int) -> None:
     assert result.error is None, result.error
     assert state(one) == expected
     again = len(server.questions()) - QUESTIONS
-    # in flight is what was asked, and what was answered and on its way to the disk while the slot was used again
-    assert 0 <= again <= kills * 2 * SLOTS, f"{again} questions asked again after {kills} kills"
-
-
-Deed = Callable[[Rig], None]
+    assert 0 <= again <= kills * IN_FLIGHT, f"{again} questions asked again after {kills} kills"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import kills
+from tests.e2e.apart import apart, run_while_stash_dies_at, run_with_deaths_of_stash
 from tests.e2e.rig import Rig
 
 
@@ -44,7 +45,7 @@ def test_killed_at_random_moments(one: Rig, expected: kills.State, seed: int) ->
     server = kills.prepared(one)
     dice = random.Random(seed)
     for _ in range(3):
-        kills.killed_at_random(one, dice, 3.0)
+        kills.killed_at_random(one.start("Tag Videos"), dice, 3.0)
     kills.finish(one, server, expected, kills=3)
 
 
@@ -53,10 +54,38 @@ def test_killed_at_random_moments(one: Rig, expected: kills.State, seed: int) ->
     "operation", ["findScenes", "findScene", "findTags", "tagCreate", "sceneMarkerCreate", "bulkSceneUpdate"]
 )
 def test_a_passing_fault_of_stash_changes_nothing(one: Rig, expected: kills.State, operation: str, kind: str) -> None:
+    assert kills.faulted(one, kills.prepared(one), expected, operation, kind)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("nth", [9, 17, 25])
+def test_killed_around_a_commit_of_the_ledger(one: Rig, expected: kills.State, nth: int, *, after: bool) -> None:
     server = kills.prepared(one)
-    fault = one.stash.faults.add(operation, kind, times=2)
-    result = one.run()
-    assert result.error is None, result.error
-    assert fault.hits > 0
-    assert kills.state(one) == expected
+    assert kills.killed_at_commit(one, nth, after=after)
+    kills.finish(one, server, expected, kills=1)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("nth", [8, 13, 21])
+def test_stash_killed_around_a_request_and_started_again(
+    tmp_path: Path, clips: Path, expected: kills.State, nth: int, *, after: bool
+) -> None:
+    """The run waits for Stash, finds out what became of the request, and ends as if nothing had happened."""
+    with apart(tmp_path, clips) as (stash, server):
+        result, died = run_while_stash_dies_at(stash, nth, after=after)
+        stash.close()
+        assert died
+        assert result.error is None, result.error
+        assert stash.state() == expected
+    assert len(server.questions()) == kills.QUESTIONS
+
+
+def test_stash_killed_and_started_again_all_the_time(tmp_path: Path, clips: Path, expected: kills.State) -> None:
+    with apart(tmp_path, clips) as (stash, server):
+        stash.start()
+        result = run_with_deaths_of_stash(stash, stash.press(), random.Random(5))
+        assert stash.deaths > 0
+        stash.close()
+        assert result.error is None, result.error
+        assert stash.state() == expected
     assert len(server.questions()) == kills.QUESTIONS
