@@ -82,7 +82,7 @@ def own_package(root: Path, commit: str = "HEAD", *, available: Sequence[str] = 
 def other_package(folder: Path) -> Package:
     """Another plugin's folder, such as PythonDepManager's, for the same index.
 
-    Its date is that of its newest file, its zip has the same form as ours.
+    Its date is that of the last commit that touched it, or of its newest file when git knows nothing of it.
 
     Raises:
         PackageError: there is not exactly one manifest in it.
@@ -92,7 +92,10 @@ def other_package(folder: Path) -> Package:
         raise PackageError(f"{folder} must hold exactly one manifest (*.yml); it holds {len(manifests)}")
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
-    newest = max(int(p.stat().st_mtime) for p in paths)
+    try:
+        newest = int(_git(folder, "log", "-1", "--format=%ct", "--", "."))
+    except (PackageError, ValueError):
+        newest = max(int(p.stat().st_mtime) for p in paths)
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
     moment = datetime.datetime.fromtimestamp(newest, datetime.UTC)
     return _package(manifests[0].stem, files, moment, digest[:7], _required(manifests[0].read_text(encoding="utf-8")))
@@ -207,17 +210,22 @@ def _git(root: Path, *arguments: str) -> bytes:
     return done.stdout
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Build the package source; returns an exit code."""
-    parser = argparse.ArgumentParser(prog="python3 -m release.package", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("folder", type=Path, help="where index.yml and the zips go")
-    parser.add_argument("--commit", default="HEAD", help="what to package (default HEAD)")
-    parser.add_argument("--tag", help="refuse unless manifest, pyproject.toml and changelog have this version")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """What may stand on the command line."""
+    made = argparse.ArgumentParser(prog="python3 -m release.package", description=(__doc__ or "").split("\n\n")[0])
+    made.add_argument("folder", type=Path, help="where index.yml and the zips go")
+    made.add_argument("--commit", default="HEAD", help="what to package (default HEAD)")
+    made.add_argument("--tag", help="refuse unless manifest, pyproject.toml and changelog have this version")
+    made.add_argument(
         "--also", type=Path, action="append", default=[], metavar="FOLDER",
         help="another plugin for the same index, such as PythonDepManager's folder; repeatable",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build the package source; returns an exit code."""
+    options = parser().parse_args(arguments)
     try:
         if options.tag:
             check_release(ROOT, options.commit, options.tag)
