@@ -177,6 +177,10 @@ class Applier:
                     found[name] = await self._create_tag(run_id, name.strip(), description.strip(), parent_id)
         return found
 
+    async def name_tags(self, names: Mapping[str, TagRef]) -> None:
+        """Let the ledger know which tags the names of the vocabulary stand for, so that corrections can name them."""
+        await self._journal.corrections.name_tags({tag.id: name for name, tag in names.items()})
+
     async def _create_tag(self, run_id: int, name: str, description: str, parent_id: str | None) -> TagRef:
         row = await self._store.begin_tag(run_id, name, description, parent_id)
         try:

@@ -198,6 +198,8 @@ class TagsInStash:
                 for name in names:
                     if tag := found.get(self._specs[name].stash_name):
                         self._known[name] = tag
+                if self._write:
+                    await self._applier.name_tags(self._known)
         return {n: self._known[n] for n in names if n in self._known}
 
     def names(self, names: Collection[str]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from haven_vlm.journal_answers import (
     row_of,
     row_of_inherited,
 )
+from haven_vlm.journal_corrections import CorrectionStore
 from haven_vlm.journal_ownership import OwnershipStore
 from haven_vlm.journal_runs import Run, RunBook
 from haven_vlm.journal_thread import LedgerFile
@@ -51,6 +52,7 @@ class JournalStatistics:
     owned_markers: int
     rejected_tags: int
     rejected_spans: int
+    corrections: int
     open_plans: int
     size_bytes: int
     """Database and write-ahead log on disk."""
@@ -83,6 +85,8 @@ class Journal:
         """Media this process works on; shared by everything that writes to them."""
         self.ownership = OwnershipStore(self._file)
         """What is ours in Stash."""
+        self.corrections = CorrectionStore(self._file, clock)
+        """What the user said about it."""
 
     async def __aenter__(self) -> Journal:
         await self._file.open()
@@ -213,6 +217,7 @@ class Journal:
                 owned_markers=rows("owned_markers"),
                 rejected_tags=rows("rejected_tags"),
                 rejected_spans=rows("rejected_spans"),
+                corrections=rows("corrections"),
                 open_plans=rows("plans"),
                 size_bytes=size_bytes,
             )

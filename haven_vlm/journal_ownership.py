@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from haven_vlm.facts import Kind, Marker, MarkerDraft, TagRef
+from haven_vlm.journal_corrections import insert
 from haven_vlm.journal_thread import LedgerFile
 from haven_vlm.ownership import (
     Action,
@@ -203,7 +204,8 @@ class OwnershipStore:
 
     async def corrected_tags(self) -> set[str]:
         """Ids of tags that a correction of the user refers to."""
-        query = "SELECT tag_id FROM rejected_tags UNION SELECT tag_id FROM rejected_spans"
+        tables = ("rejected_tags", "rejected_spans", "corrections")
+        query = " UNION ".join(f"SELECT tag_id FROM {table}" for table in tables)
         return {row[0] for row in await self._file.read(lambda db: db.execute(query).fetchall())}
 
 
@@ -248,6 +250,7 @@ def _note(db: sqlite3.Connection, kind: Kind, medium_id: str, findings: Findings
         "INSERT OR IGNORE INTO rejected_spans (scene_id, tag_id, start_ms, end_ms, noticed_at) VALUES (?, ?, ?, ?, ?)",
         [(medium_id, span.tag_id, span.start_ms, span.end_ms, at) for span in findings.rejected_spans],
     )
+    insert(db, [replace(correction, at=at) for correction in findings.corrections])
     for marker in findings.adopted:
         (run,) = db.execute("SELECT run_id FROM owned_markers WHERE marker_id = ?", (marker.id,)).fetchone() or (0,)
         _own_marker(db, marker, run)

@@ -98,6 +98,28 @@ MIGRATIONS = (
             "CREATE INDEX effects_object ON effects (object_id)",
         ),
     ),
+    Migration(
+        "0004 corrections",
+        (
+            # -1: no span. collected_in: folder of the collection that holds it; '': none yet
+            "CREATE TABLE corrections (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL,"
+            " medium_id TEXT NOT NULL,"
+            " verdict TEXT NOT NULL CHECK (verdict IN ('rejected', 'moved', 'confirmed', 'added')),"
+            " source TEXT NOT NULL CHECK (source IN ('stash', 'flag', 'review')), tag_id TEXT NOT NULL,"
+            " before_start_ms INTEGER NOT NULL, before_end_ms INTEGER NOT NULL,"
+            " after_start_ms INTEGER NOT NULL, after_end_ms INTEGER NOT NULL,"
+            " noted_at REAL NOT NULL, tag TEXT NOT NULL, identity TEXT NOT NULL, marker_id TEXT NOT NULL,"
+            " run_id INTEGER, model TEXT NOT NULL, collected_in TEXT NOT NULL DEFAULT '',"
+            " UNIQUE (kind, medium_id, tag_id, verdict, before_start_ms, before_end_ms, after_start_ms, after_end_ms))",
+            "CREATE INDEX corrections_uncollected ON corrections (id) WHERE collected_in = ''",
+            "CREATE TABLE vocabulary_tags (tag_id TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID",
+            # of rejected spans nobody wrote down which were deleted and which moved: those teach nothing
+            "INSERT INTO corrections (kind, medium_id, verdict, source, tag_id, before_start_ms, before_end_ms,"
+            " after_start_ms, after_end_ms, noted_at, tag, identity, marker_id, model)"
+            " SELECT kind, medium_id, 'rejected', 'stash', tag_id, -1, -1, -1, -1, noticed_at, '', '', '', ''"
+            " FROM rejected_tags",
+        ),
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from haven_vlm.corrections import Correction, Source, Verdict
 from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium
 
 MARKERS_PER_STEP = 50
@@ -101,6 +102,8 @@ class Findings:
     rejected_spans: tuple[RejectedSpan, ...] = ()
     adopted: tuple[Marker, ...] = ()
     """Still ours, with values that changed because tags or scenes were merged."""
+    corrections: tuple[Correction, ...] = ()
+    """What all this says about our results. A marker that got another title says nothing, and is the user's."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -131,6 +134,7 @@ def observe(record: Record, now: Now) -> tuple[Record, Findings]:
     released: set[str] = set()
     spans: list[RejectedSpan] = []
     adopted: list[Marker] = []
+    corrections = [_correction(now, i, record.tags[i].run_id) for i in sorted(rejected)]
     for marker_id, owned in record.markers.items():
         marker = standing.get(marker_id)
         if marker is not None and _unedited(owned.marker, marker, now):
@@ -141,10 +145,37 @@ def observe(record: Record, now: Now) -> tuple[Record, Findings]:
             released.add(marker_id)
             if not all_gone:
                 spans.append(rejection(owned.marker))
-    findings = Findings(rejected, frozenset(gone) - rejected, frozenset(released), tuple(spans), tuple(adopted))
+                corrections += _corrections_of(owned, marker, now)
+    findings = Findings(
+        rejected, frozenset(gone) - rejected, frozenset(released), tuple(spans), tuple(adopted), tuple(corrections)
+    )
     left = {i: t for i, t in record.tags.items() if i in present}
     fresh = tuple(s for s in dict.fromkeys(spans) if s not in record.rejected_spans)
     return Record(left, ours, record.rejected_tags | rejected, record.rejected_spans + fresh), findings
+
+
+def _correction(now: Now, tag_id: str, run_id: int) -> Correction:
+    medium = now.medium
+    identity = medium.files[0].identity if medium.files else ""
+    return Correction(
+        medium.kind, medium.id, Verdict.REJECTED, Source.STASH, tag_id, identity=identity, run_id=run_id or None
+    )
+
+
+def _corrections_of(owned: OwnedMarker, marker: Marker | None, now: Now) -> list[Correction]:
+    """What the user says by deleting a marker of ours (None), or by what they made of it."""
+    ours, before = owned.marker, stretch(owned.marker)
+    correction = _correction(now, ours.primary_tag_id, owned.run_id)
+    correction = replace(correction, before=before, marker_id=ours.id)
+    if marker is None:
+        return [correction]
+    after = stretch(marker)
+    if marker.primary_tag_id != ours.primary_tag_id and ours.primary_tag_id not in now.lost_tags:
+        added = replace(correction, verdict=Verdict.ADDED, tag_id=marker.primary_tag_id, before=None, after=after)
+        return [correction, added]
+    if after != before:
+        return [replace(correction, verdict=Verdict.MOVED, after=after, tag_id=marker.primary_tag_id)]
+    return []
 
 
 def _unedited(ours: Marker, now: Marker, around: Now) -> bool:
@@ -163,7 +194,7 @@ def _unedited(ours: Marker, now: Marker, around: Now) -> bool:
 
 def rejection(marker: Marker) -> RejectedSpan:
     """The span that is not to be filled again once the user changed or deleted this marker of ours."""
-    return RejectedSpan(marker.primary_tag_id, *_stretch(marker))
+    return RejectedSpan(marker.primary_tag_id, *stretch(marker))
 
 
 # --- from a wish to writes ------------------------------------------------------------------------------------
@@ -352,7 +383,7 @@ def draft_of(marker: Marker) -> MarkerDraft:
     )
 
 
-def _stretch(marker: Marker | MarkerDraft) -> tuple[int, int]:
+def stretch(marker: Marker | MarkerDraft) -> tuple[int, int]:
     """Start and end; a point counts as one millisecond, so that shares are defined."""
     end_ms = marker.start_ms if marker.end_ms is None else marker.end_ms
     return marker.start_ms, max(end_ms, marker.start_ms + 1)
@@ -362,14 +393,14 @@ def same_event(draft: MarkerDraft, marker: Marker) -> bool:
     """Whether this marker already says what the draft would."""
     if draft.primary_tag_id != marker.primary_tag_id:
         return False
-    (a, b), (c, d) = _stretch(draft), _stretch(marker)
+    (a, b), (c, d) = stretch(draft), stretch(marker)
     shared = min(b, d) - max(a, c)
     return shared > 0 and shared >= SAME_SHARE * (max(b, d) - min(a, c))
 
 
 def is_unwanted(draft: MarkerDraft, rejected: Iterable[RejectedSpan]) -> bool:
     """Whether the draft lies where the user does not want a marker of this tag."""
-    start, end = _stretch(draft)
+    start, end = stretch(draft)
     covered, reached = 0, start
     spans = sorted((r.start_ms, r.end_ms) for r in rejected if r.tag_id == draft.primary_tag_id)
     for left, right in spans:

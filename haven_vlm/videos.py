@@ -266,6 +266,8 @@ class VideoRun:
             for name in names:
                 if tag := found.get(self._specs[name].stash_name):
                     self._tags[name] = tag
+            if work.write:
+                await work.applier.name_tags(self._tags)
         return {n: self._tags[n] for n in names if n in self._tags}
 
     async def _faulty(
