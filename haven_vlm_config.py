@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from haven_vlm.errors import ConfigError
-from haven_vlm.settings import Settings
+from haven_vlm.settings import EndpointSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ _SWITCHES = {
 def _endpoints_from_text(text: str) -> list[dict[str, Any]]:
     """`http://host:1234/v1 model=x weight=5 max=4 fallback remote key_env=NAME`, several separated by ; or lines."""
     words = {
-        **{w: w for w in ("name", "model", "weight", "max_concurrent", "api_key", "api_key_env", "timeout")},
+        **{w: w for w in EndpointSettings.model_fields if w != "base_url"},
         "max": "max_concurrent",
         "key": "api_key",
         "key_env": "api_key_env",

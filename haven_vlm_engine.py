@@ -194,7 +194,7 @@ class BuiltInEngine:
         question = Question(prompt, (frame.jpeg,), job.local_only, f"{job.lane} at {clock_text(frame.at_ms)}")
         try:
             # the ticket is taken by the task that uses it, so that one cancelled before its start holds none
-            async with self._pool.ticket(job.lane, local_only=job.local_only) as ticket:
+            async with self._pool.ticket(job.lane, local_only=job.local_only, kind=job.kind) as ticket:
                 admitted.set()
                 answer = await ticket.ask(question)
             key = replace(look.key, prompt=prompt)

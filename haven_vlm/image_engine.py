@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from haven_vlm.errors import HavenError
-from haven_vlm.facts import Answer, Frame, Outcome, Prompt, Question, Sample, Term, Wish
+from haven_vlm.facts import Answer, Frame, Kind, Outcome, Prompt, Question, Sample, Term, Wish
 from haven_vlm.likeness import SAME_MEAN, is_blank, same_picture
 from haven_vlm.pool_ports import Ticket, VisionPool
 from haven_vlm.ports import (
@@ -114,7 +114,9 @@ class ImageEngine:
                 look.reuse(whole[0])
                 return look.analysis()
             async with AsyncExitStack() as stack:
-                ticket = await stack.enter_async_context(self._pool.ticket(LANE, local_only=job.local_only))
+                ticket = await stack.enter_async_context(
+                    self._pool.ticket(LANE, local_only=job.local_only, kind=Kind.IMAGE)
+                )
                 frames = await job.read()
                 for frame in frames:
                     if frame.at_ms in whole:
@@ -158,7 +160,7 @@ class ImageEngine:
                     own.sample.set_result(None)  # whoever waits for it asks itself
 
     async def _ask_apart(self, look: _Look, frame: Frame, leader: _Neighbour | None) -> None:
-        async with self._pool.ticket(LANE, local_only=look.job.local_only) as ticket:
+        async with self._pool.ticket(LANE, local_only=look.job.local_only, kind=Kind.IMAGE) as ticket:
             await self._ask(look, frame, leader, ticket)
 
     async def _ask(self, look: _Look, frame: Frame, leader: _Neighbour | None, ticket: Ticket) -> None:

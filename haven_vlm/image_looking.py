@@ -133,6 +133,7 @@ class ImageLooker:
                     picture=self._preparation.key,
                     open_reader=lambda: self._open(medium),
                     local_only=local_only,
+                    kind=Kind.IMAGE,
                 )
             )
 

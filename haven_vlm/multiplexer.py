@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from types import TracebackType
 from typing import Self
 
 from haven_vlm.errors import EndpointError, EndpointFault, OutageError
-from haven_vlm.facts import Answer, Question
+from haven_vlm.facts import Answer, Kind, Question
 from haven_vlm.outage import OutageWatch
 from haven_vlm.pool_member import GETTING_READY_S, Member
 from haven_vlm.pool_ports import EndpointMemory, PoolStatistics, VisionEndpoint
@@ -24,7 +24,7 @@ from haven_vlm.resilience import Backoff, Clock
 from haven_vlm.scheduling import Scheduler
 from haven_vlm.settings import EndpointSettings, Settings
 from haven_vlm.settling import Settler
-from haven_vlm.stations import Job, Pass, Tier
+from haven_vlm.stations import Job, Needs, Pass, Tier
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Multiplexer:
         self._settler = Settler(
             self._members,
             self._scheduler,
-            blocked=lambda local_only: self._outage.verdict(local_only=local_only),
+            blocked=lambda needs: self._outage.verdict(needs),
             hedge=settings.hedge,
             backoff=Backoff(0.25, 5.0, random),
             clock=clock,
@@ -97,14 +97,14 @@ class Multiplexer:
         return frozenset(models) if all(models) else None
 
     @asynccontextmanager
-    async def ticket(self, lane: str, *, local_only: bool = False) -> AsyncIterator[_Leave]:
+    async def ticket(self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> AsyncIterator[_Leave]:
         """See `VisionPool.ticket`."""
         self._must_be_open()
-        local_only = local_only or self._stay_local
-        self._start_keepers(local_only)
-        if (error := self._outage.verdict(local_only=local_only)) is not None:
+        needs = Needs(local_only or self._stay_local, Kind.SCENE if kind is Kind.SCENE else Kind.IMAGE)
+        self._start_keepers({needs})
+        if (error := self._outage.verdict(needs)) is not None:
             raise error
-        leave = await self._scheduler.ticket(lane, local_only=local_only)
+        leave = await self._scheduler.ticket(lane, needs)
         try:
             yield _Leave(self, leave)
         finally:
@@ -152,10 +152,10 @@ class Multiplexer:
     async def answer(self, leave: Pass, question: Question) -> Answer:
         """Settle the question of a ticket; `Ticket.ask` is the way to it."""
         self._must_be_open()
-        local_only = question.local_only or leave.local_only or self._stay_local
-        self._start_keepers(local_only)
-        with self._outage.demand(local_only=local_only):
-            answer = await self._settler.settle(Job(leave.order, question, local_only))
+        needs = leave.needs._replace(local_only=leave.needs.local_only or question.local_only)
+        self._start_keepers({needs})
+        with self._outage.demand(needs):
+            answer = await self._settler.settle(Job(leave.order, question, needs))
         self._answered += 1
         return answer
 
@@ -171,7 +171,7 @@ class Multiplexer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
-        self._scheduler.fail(lambda: OutageError("The run is over; the question was dropped."), local_only=False)
+        self._scheduler.fail(lambda: OutageError("The run is over; the question was dropped."), Needs())
         self._settler.close(self._members)
         tasks = [*self._keepers.values(), *self._alarms, *([self._nudge] if self._nudge else [])]
         for task in tasks:
@@ -193,21 +193,22 @@ class Multiplexer:
         self._outage.look()
         self._scheduler.assign()
         self._scheduler.admit()
-        self._start_keepers(self._scheduler.in_demand(local_only=True))
+        self._start_keepers(self._outage.wanted())
         for watcher in self._watchers:
             if not watcher.done():
                 watcher.set_result(None)
 
-    def _start_keepers(self, local_wanted: bool) -> None:
+    def _start_keepers(self, wanted: Collection[Needs]) -> None:
         """Get endpoints ready that are wanted now; fallbacks for the worst case only when it is there."""
         if len(self._keepers) == len(self._members):
             return
-        regular = [m for m in self._members if m.tier is not Tier.WHEN_DOWN and not m.never]
-        for member in regular:
-            self._keep(member)
-        if not any(m.alive for m in regular) or (local_wanted and not any(m.alive and not m.remote for m in regular)):
-            for member in self._members:
-                if member.tier is Tier.WHEN_DOWN and not member.never:
+        for needs in wanted:
+            fit = [m for m in self._members if not m.never and m.may_take(needs)]
+            regular = [m for m in fit if m.tier is not Tier.WHEN_DOWN]
+            for member in regular:
+                self._keep(member)
+            if not any(m.alive for m in regular):
+                for member in fit:
                     self._keep(member)
 
     def _keep(self, member: Member) -> None:

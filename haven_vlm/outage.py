@@ -12,6 +12,7 @@ from haven_vlm.errors import LocalOutageError, OutageError
 from haven_vlm.pool_member import Member
 from haven_vlm.resilience import Clock
 from haven_vlm.scheduling import Scheduler
+from haven_vlm.stations import Needs
 from haven_vlm_utility import duration_text, sentences
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,9 @@ A_MOMENT_S = 0.01
 
 @dataclass(slots=True)
 class _Outage:
-    """The state of either all work or of the work that must stay local."""
+    """The state of one class of questions."""
 
-    local_only: bool
+    needs: Needs
     since: float | None = None
     told: bool = False
     declared: bool = False
@@ -49,13 +50,13 @@ class OutageWatch:
     patience_s: float
     clock: Clock
     wake_in: Callable[[float], None]
-    _all: _Outage = field(default_factory=lambda: _Outage(local_only=False), init=False)
-    _local: _Outage = field(default_factory=lambda: _Outage(local_only=True), init=False)
+    _outages: dict[Needs, _Outage] = field(default_factory=dict, init=False)
+    """Widest class first."""
 
     @contextmanager
-    def demand(self, *, local_only: bool) -> Iterator[None]:
+    def demand(self, needs: Needs) -> Iterator[None]:
         """A question is under way."""
-        outages = (self._all, self._local) if local_only else (self._all,)
+        outages = self._of(needs)
         for outage in outages:
             outage.unsettled += 1
         try:
@@ -66,32 +67,38 @@ class OutageWatch:
 
     def look(self) -> None:
         """Something changed: begin, end or declare an outage."""
-        for outage in (self._all, self._local):
+        for outage in list(self._outages.values()):
             if not self._demanded(outage):
                 outage.since, outage.told = None, False  # patience is for those who wait
             elif (error := self._verdict(outage)) is not None:
-                self.scheduler.fail(partial(type(error), str(error)), local_only=outage.local_only)
+                self.scheduler.fail(partial(type(error), str(error)), outage.needs)
 
-    def verdict(self, *, local_only: bool) -> OutageError | None:
+    def verdict(self, needs: Needs) -> OutageError | None:
         """Why new work cannot be taken at all; None when it can, or when waiting is still worth it."""
-        if (error := self._verdict(self._all)) is not None:
-            return error
-        return self._verdict(self._local) if local_only else None
+        return next((error for o in self._of(needs) if (error := self._verdict(o)) is not None), None)
+
+    def wanted(self) -> list[Needs]:
+        """The classes of questions that somebody waits for."""
+        return [outage.needs for outage in self._outages.values() if self._demanded(outage)]
 
     def waiting_for(self) -> str:
         """What is being waited for, in words; empty unless there is an outage."""
-        for outage in (self._all, self._local):
+        for outage in self._outages.values():
             if outage.since is not None and self._demanded(outage):
                 return self._story(outage)
         return ""
 
     # ----------------------------------------------------------------------------------------------------------
 
+    def _of(self, needs: Needs) -> list[_Outage]:
+        """Of all classes of one kind these questions belong to, the widest first."""
+        return [self._outages.setdefault(n, _Outage(n)) for n in needs.wider() if n.kind is needs.kind]
+
     def _demanded(self, outage: _Outage) -> bool:
-        return outage.unsettled > 0 or self.scheduler.in_demand(local_only=outage.local_only)
+        return outage.unsettled > 0 or self.scheduler.in_demand(outage.needs)
 
     def _concerned(self, outage: _Outage) -> list[Member]:
-        return [m for m in self.members if not m.never and not (outage.local_only and m.remote)]
+        return [m for m in self.members if not m.never and m.may_take(outage.needs)]
 
     def _verdict(self, outage: _Outage) -> OutageError | None:
         members = self._concerned(outage)
@@ -99,7 +106,7 @@ class OutageWatch:
         if not hopeful:
             return self._error(outage, "")
         now = self.clock()
-        if any(m.usable and m.proven and (m.local or not outage.local_only) for m in hopeful):
+        if any(m.usable and m.proven and m.takes(outage.needs) for m in hopeful):
             if outage.told:
                 log.info("endpoints answer again after %s", duration_text(now - (outage.since or now)))
             outage.since, outage.told, outage.declared = None, False, False
@@ -122,14 +129,17 @@ class OutageWatch:
         return None
 
     def _error(self, outage: _Outage, waited: str) -> OutageError:
-        kind = LocalOutageError if outage.local_only else OutageError
+        kind = LocalOutageError if outage.needs.local_only else OutageError
         return kind(self._story(outage) + waited)
 
     def _story(self, outage: _Outage) -> str:
-        members = self._concerned(outage)
+        members, needs = self._concerned(outage), outage.needs
+        if not members and not any(m.serves(needs.kind) for m in self.members if not m.never):
+            what = f"{needs.kind}s" if needs.kind is not None else "questions"
+            return f"No endpoint is there for {what}: all are reserved for others (`only_for`)."
         if not members:
             return "No endpoint on the local network can take what must stay local: all are remote."
-        where = " on the local network" if outage.local_only else ""
+        where = " on the local network" if needs.local_only else ""
         return f"No endpoint{where} can take questions. " + " ".join(self._reason(m) for m in members)
 
     @staticmethod

@@ -11,11 +11,11 @@ from typing import Literal
 
 from haven_vlm.concurrency import Concurrency
 from haven_vlm.errors import EndpointError, EndpointFault
-from haven_vlm.facts import Answer, Outcome
+from haven_vlm.facts import Answer, Kind, Outcome
 from haven_vlm.pool_ports import EndpointMemory, EndpointStatistics, VisionEndpoint
 from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
 from haven_vlm.settings import EndpointSettings
-from haven_vlm.stations import Job, Tier
+from haven_vlm.stations import Job, Needs, Tier
 from haven_vlm_utility import sentences
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class Member:
         self.tier = Tier.PRIMARY
         if settings.is_fallback:
             self.tier = Tier.WHEN_BUSY if settings.fallback_policy == "when_busy" else Tier.WHEN_DOWN
+        self._only_for = {"scenes": Kind.SCENE, "images": Kind.IMAGE}.get(settings.only_for or "")
         self.never = settings.is_fallback and settings.fallback_policy == "never"
         self.state: State = "unused"
         self.reason = ""
@@ -118,6 +119,17 @@ class Member:
     @property
     def remote(self) -> bool:
         return self.endpoint.is_remote is True
+
+    def serves(self, kind: Kind | None) -> bool:
+        """Whether its role allows questions about this."""
+        return kind is None or self._only_for in (None, kind)
+
+    def takes(self, needs: Needs) -> bool:
+        return self.serves(needs.kind) and (self.local or not needs.local_only)
+
+    def may_take(self, needs: Needs) -> bool:
+        """As `takes`, also while nobody knows yet where it is."""
+        return self.serves(needs.kind) and not (needs.local_only and self.remote)
 
     @property
     def spent(self) -> bool:

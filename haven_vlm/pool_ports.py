@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from haven_vlm.facts import Answer, Question
+from haven_vlm.facts import Answer, Kind, Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,10 @@ class VisionPool(Protocol):
         """
         ...
 
-    def ticket(self, lane: str, *, local_only: bool = False) -> AbstractAsyncContextManager[Ticket]:
-        """Wait for leave to decode one frame and ask about it.
+    def ticket(
+        self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE
+    ) -> AbstractAsyncContextManager[Ticket]:
+        """Wait for leave to decode one frame of a scene, or of an image, and ask about it.
 
         At most as many tickets are out as the slots can soon use, so decoded frames are bounded. Among
         waiting lanes (one per medium) the one that asked for its first ticket earliest comes first.

@@ -17,6 +17,7 @@ from haven_vlm.facts import (
     Answer,
     Frame,
     Glimpse,
+    Kind,
     Prompt,
     Sample,
     Term,
@@ -205,6 +206,8 @@ class VideoJob:
     known_times_only: bool = False
     """Look at no moment that was not looked at before: only terms that are new to the vocabulary are asked about.
     A video that was never looked at is looked at as usual."""
+    kind: Kind = Kind.SCENE
+    """`IMAGE` for a clip among the images: some endpoints may be reserved for these."""
 
 
 class Analyzer(Protocol):

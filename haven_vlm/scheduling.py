@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from haven_vlm.resilience import FairShare
-from haven_vlm.stations import Job, Lease, Pass, Station, Tier, Withdrawn
+from haven_vlm.stations import Job, Lease, Needs, Pass, Station, Tier, Withdrawn
 
 
 @dataclass(eq=False, slots=True)
 class _Lane:
     number: int
-    waiting: dict[int, tuple[asyncio.Future[Pass], bool]] = field(default_factory=dict)
-    """Number of the ticket → its future, and whether it must stay local; in order."""
+    waiting: dict[int, tuple[asyncio.Future[Pass], Needs]] = field(default_factory=dict)
+    """Number of the ticket → its future, and where its question may go; in order."""
     granted: int = 0
     left: int | None = None
     """Tickets it will still ask for, waiting ones included, as far as it said so."""
@@ -51,6 +52,7 @@ class Scheduler:
         self._ticket_numbers = itertools.count()
         self._ready: list[Job] = []
         self._passes: set[Pass] = set()
+        self._out: Counter[Needs] = Counter()
 
     # --- tickets ----------------------------------------------------------------------------------------------
 
@@ -59,23 +61,23 @@ class Scheduler:
         """Questions in the ready queue."""
         return len(self._ready)
 
-    def in_demand(self, *, local_only: bool) -> bool:
-        """Whether anybody waits for a ticket or a slot; `local_only`: count only those that must stay local."""
-        if any(job.local_only or not local_only for job in self._ready):
+    def in_demand(self, needs: Needs) -> bool:
+        """Whether anybody of this class waits for a ticket or a slot."""
+        if any(job.needs.within(needs) for job in self._ready):
             return True
-        return any(local or not local_only for lane in self._lanes.values() for _, local in lane.waiting.values())
+        return any(n.within(needs) for lane in self._lanes.values() for _, n in lane.waiting.values())
 
-    def bound(self, *, local_only: bool = False) -> int:
-        """Tickets that may be out at once: one per slot, and half as many again that are being decoded."""
-        slots = sum(s.limit for s in self._in_use(local_only=local_only) if s.alive)
+    def bound(self, needs: Needs) -> int:
+        """Tickets of this class that may be out at once: one per slot, half as many again that are being decoded."""
+        slots = sum(s.limit for s in self._in_use(needs) if s.alive)
         return slots + max(2, slots // 2)
 
-    async def ticket(self, lane_name: str, *, local_only: bool) -> Pass:
+    async def ticket(self, lane_name: str, needs: Needs) -> Pass:
         """Wait for leave to decode one frame."""
         lane = self._open_lane(lane_name)
         number = next(self._ticket_numbers)
         future: asyncio.Future[Pass] = asyncio.get_running_loop().create_future()
-        lane.waiting[number] = (future, local_only)
+        lane.waiting[number] = (future, needs)
         self.admit()
         try:
             return await future
@@ -87,7 +89,9 @@ class Scheduler:
 
     def give_back(self, leave: Pass) -> None:
         """The frame is no longer held."""
-        self._passes.discard(leave)
+        if leave in self._passes:
+            self._passes.discard(leave)
+            self._out[leave.needs] -= 1
         self.admit()
 
     def expect(self, lane_name: str, count: int) -> None:
@@ -116,24 +120,26 @@ class Scheduler:
         lanes = [lane for lane in self._lanes.values() if lane.waiting]
         if not lanes:
             return
-        most, most_local = self.bound(), self.bound(local_only=True)
-        local = sum(p.local_only for p in self._passes)
+        room: dict[Needs, int] = {}
         for lane in lanes:
             while lane.waiting:
-                number, (future, local_only) = next(iter(lane.waiting.items()))
-                if len(self._passes) >= most:
-                    return
-                if local_only and local >= most_local:
-                    break  # local slots are spoken for; another lane may use the others
+                number, (future, needs) = next(iter(lane.waiting.items()))
+                for each in needs.wider():
+                    if each not in room:
+                        room[each] = self.bound(each) - sum(n for out, n in self._out.items() if out.within(each))
+                if any(room[each] <= 0 for each in needs.wider()):
+                    break  # the slots it could use are spoken for; another lane may use others
                 del lane.waiting[number]
                 if future.done():
                     continue
-                leave = Pass((lane.number, number), local_only)
-                local += local_only
+                leave = Pass((lane.number, number), needs)
+                for each in room:
+                    room[each] -= needs.within(each)
                 lane.granted += 1
                 if lane.left is not None:
                     lane.left = max(0, lane.left - 1)
                 self._passes.add(leave)
+                self._out[needs] += 1
                 future.set_result(leave)
 
     # --- questions --------------------------------------------------------------------------------------------
@@ -155,14 +161,14 @@ class Scheduler:
                 self._ready.remove(job)
             job.slot = None
 
-    def fail(self, error: Callable[[], Exception], *, local_only: bool) -> None:
-        """End every wait, or only the waits of what must stay local, with an exception of its own each."""
+    def fail(self, error: Callable[[], Exception], needs: Needs) -> None:
+        """End every wait of this class with an exception of its own each."""
         for job in list(self._ready):
-            if job.slot is not None and not job.slot.done() and (job.local_only or not local_only):
+            if job.slot is not None and not job.slot.done() and job.needs.within(needs):
                 job.slot.set_exception(error())
         for lane in self._lanes.values():
-            for future, local in lane.waiting.values():
-                if not future.done() and (local or not local_only):
+            for future, waiting in lane.waiting.values():
+                if not future.done() and waiting.within(needs):
                     future.set_exception(error())
 
     def candidates(self, job: Job) -> list[Station]:
@@ -181,7 +187,7 @@ class Scheduler:
 
     def fitting(self, job: Job) -> list[Station]:
         """Stations that this question may ever go to as things stand, whether they work at the moment or not."""
-        stations = self._in_use(local_only=job.local_only)
+        stations = self._in_use(job.needs)
         if not job.picky:
             return stations
         return [s for s in stations if s.name not in job.banned and not (job.not_model and s.model == job.not_model)]
@@ -196,7 +202,7 @@ class Scheduler:
             if job.slot is not None and not job.slot.done() and not any(s.alive for s in self.fitting(job)):
                 job.slot.set_exception(Withdrawn())
         left = self._left()
-        held: set[bool] = set()
+        held: set[Needs] = set()
         for job in list(self._ready):
             if not any(s.free for s in self._stations):
                 return
@@ -204,7 +210,7 @@ class Scheduler:
                 self._ready.remove(job)
                 continue
             plain = not job.picky and not job.failed_at
-            if plain and job.local_only in held:
+            if plain and job.needs in held:
                 continue
             candidates = self.candidates(job)
             free = [s for s in candidates if s.free]
@@ -218,7 +224,7 @@ class Scheduler:
                 soon = min((s.expected_s for s in candidates if s.expected_s), default=0.1)
                 self._held(soon)
                 if plain:
-                    held.add(job.local_only)
+                    held.add(job.needs)
             elif job.failed_at and any(s.free for s in self._stations if job.failed_at[s.name]):
                 self._held(PATIENCE_S)
 
@@ -257,9 +263,9 @@ class Scheduler:
         faster = [s for s in candidates if s.expected_s is not None and s.expected_s <= MUCH_FASTER * own_s]
         return sum(_answers_within(LATENESS * own_s, s) for s in faster) >= left
 
-    def _in_use(self, *, local_only: bool) -> list[Station]:
-        """Stations that get work now, as far as place and tier decide it."""
-        allowed = [s for s in self._stations if s.local or not local_only]
+    def _in_use(self, needs: Needs) -> list[Station]:
+        """Stations that get such work now, as far as place, role and tier decide it."""
+        allowed = [s for s in self._stations if s.takes(needs)]
         if any(s.alive for s in allowed if s.tier is not Tier.WHEN_DOWN):
             return [s for s in allowed if s.tier is not Tier.WHEN_DOWN]
         return allowed

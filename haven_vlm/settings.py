@@ -85,6 +85,9 @@ class EndpointSettings(Section):
         allow_inf_nan=False,
         description="Seconds one answer may take at most, loading of the model included.",
     )
+    only_for: Literal["scenes", "images"] | None = Field(
+        None, description="Keep it for scenes, or for images and galleries. Empty: for both."
+    )
     max_requests: int | None = Field(None, ge=1, description="Requests it gets at most in one run.")
 
     @field_validator("max_concurrent", mode="before")

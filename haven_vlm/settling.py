@@ -12,7 +12,7 @@ from haven_vlm.facts import Answer, Outcome
 from haven_vlm.pool_member import Member, MemberLease
 from haven_vlm.resilience import POLICY, Backoff, Clock, Policy, chance
 from haven_vlm.scheduling import Scheduler
-from haven_vlm.stations import Job, Lease, Withdrawn
+from haven_vlm.stations import Job, Lease, Needs, Withdrawn
 from haven_vlm_utility import count_text
 
 MOST_ATTEMPTS = 6
@@ -76,7 +76,7 @@ class Settler:
         members: Sequence[Member],
         scheduler: Scheduler,
         *,
-        blocked: Callable[[bool], OutageError | None],
+        blocked: Callable[[Needs], OutageError | None],
         hedge: bool,
         backoff: Backoff,
         clock: Clock,
@@ -104,7 +104,7 @@ class Settler:
         course = _Course()
         while True:
             try:
-                if (error := self._blocked(job.local_only)) is not None:
+                if (error := self._blocked(job.needs)) is not None:
                     raise error
                 lease = await self._scheduler.slot(job)
             except Withdrawn:
@@ -141,7 +141,7 @@ class Settler:
         member = lease.member
         total_s = member.timeouts.total_s(patient=course.timed_out or course.boosted)
         question = job.question
-        if job.local_only and not question.local_only:
+        if job.needs.local_only and not question.local_only:
             question = replace(question, local_only=True)  # the transport checks it once more, where the bytes leave
         try:
             async with asyncio.timeout(total_s + GRACE_S) as lease.deadline:

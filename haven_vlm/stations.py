@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from functools import cache
+from typing import NamedTuple, Protocol
 
-from haven_vlm.facts import Question
+from haven_vlm.facts import Kind, Question
 
 
 class Tier(IntEnum):
@@ -20,6 +21,30 @@ class Tier(IntEnum):
     """As soon as every primary endpoint is full."""
     WHEN_DOWN = 2
     """Only while no other endpoint lives."""
+
+
+class Needs(NamedTuple):
+    """Which endpoints a question may go to."""
+
+    local_only: bool = False
+    """Only to those known to be inside the local network."""
+    kind: Kind | None = None
+    """What it is about; `SCENE` and `IMAGE` may have endpoints of their own. None, as a class of questions: any."""
+
+    def within(self, others: Needs) -> bool:
+        """Whether every endpoint that will do for these will do for the others, too."""
+        return (self.local_only or not others.local_only) and others.kind in (None, self.kind)
+
+    def wider(self) -> tuple[Needs, ...]:
+        """All classes of questions these belong to, themselves included; the widest first."""
+        return _wider(self)
+
+
+@cache
+def _wider(needs: Needs) -> tuple[Needs, ...]:
+    places = (False, True) if needs.local_only else (False,)
+    kinds = (None, needs.kind) if needs.kind is not None else (None,)
+    return tuple(Needs(local_only, kind) for local_only in places for kind in kinds)
 
 
 class Station(Protocol):
@@ -36,6 +61,10 @@ class Station(Protocol):
     @property
     def local(self) -> bool:
         """Known to be inside the local network."""
+        ...
+
+    def takes(self, needs: Needs) -> bool:
+        """Whether it may be sent such a question as far as place and role decide it."""
         ...
 
     @property
@@ -95,7 +124,7 @@ class Job:
     order: tuple[int, int]
     """Number of the lane, number of the ticket: retries keep their place in the queue."""
     question: Question
-    local_only: bool
+    needs: Needs
     last: str = ""
     """Endpoint that failed it last: not asked again while another one lives."""
     failed_at: Counter[str] = field(default_factory=Counter)
@@ -117,6 +146,6 @@ class Pass:
     """Leave to hold one decoded frame."""
 
     order: tuple[int, int]
-    local_only: bool
+    needs: Needs
     to_ask: bool = True
     """Its question has not been asked yet: the frame is being decoded."""

@@ -10,7 +10,7 @@ from typing import Self
 import pytest
 
 from haven_vlm.errors import MediaUnreadable, OutageError
-from haven_vlm.facts import Answer, Frame, Glimpse, Outcome, Question, Sample, Term, VideoInfo, Wish
+from haven_vlm.facts import Answer, Frame, Glimpse, Kind, Outcome, Question, Sample, Term, VideoInfo, Wish
 from haven_vlm.pool_ports import PoolStatistics
 from haven_vlm.ports import AnswerKey, PartlyKnown, VideoJob
 from haven_vlm.prompts import build_prompt
@@ -40,7 +40,7 @@ class Pool:
     models: frozenset[str] | None = frozenset({"tiny"})
 
     @asynccontextmanager
-    async def ticket(self, lane: str, *, local_only: bool = False) -> AsyncIterator[Self]:
+    async def ticket(self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> AsyncIterator[Self]:
         async with self._slots:
             self.held += 1
             self.most_held = max(self.held, self.most_held)

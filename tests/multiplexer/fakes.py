@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from haven_vlm.errors import EndpointError, EndpointFault, OutageError
-from haven_vlm.facts import Answer, Outcome, Prompt, Question, Term
+from haven_vlm.facts import Answer, Kind, Outcome, Prompt, Question, Term
 from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.pool_ports import Capabilities, EndpointMemory
 from haven_vlm.settings import Settings
@@ -197,6 +197,7 @@ async def ask_all(
     *,
     lane: str = "scene 1",
     local_only: bool = False,
+    kind: Kind = Kind.SCENE,
     told: bool = True,
     decode_s: float = 0.0,
 ) -> dict[int, Answer | OutageError]:
@@ -218,7 +219,7 @@ async def ask_all(
         for number in numbers:
             stack = AsyncExitStack()
             try:
-                ticket = await stack.enter_async_context(pool.ticket(lane, local_only=local_only))
+                ticket = await stack.enter_async_context(pool.ticket(lane, local_only=local_only, kind=kind))
             except OutageError as error:
                 results[number] = error
                 continue
