@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import haven_vlm_config as config
+from docs.trouble import trouble_page
 from haven_vlm.settings import EndpointSettings, Section, Settings, TagSettings
 
 DOCS = Path(__file__).resolve().parent
@@ -101,7 +102,7 @@ def _allowed(field: FieldInfo) -> str:
     return "text"
 
 
-PAGES = {"settings.md": settings_page}
+PAGES = {"settings.md": settings_page, "trouble.md": trouble_page}
 
 
 def main(arguments: list[str]) -> int:

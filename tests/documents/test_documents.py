@@ -1,0 +1,101 @@
+"""What the documents say must be so: links lead somewhere, settings load, commands run, sentences are the code's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs.sentences import sentences
+from docs.trouble import OTHER, topic_of, trouble_page
+from haven_vlm.command_line import parser
+from haven_vlm_config import Layer, default_values, merge
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NAMES = [p.relative_to(ROOT).as_posix() for p in PAGES]
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for number, (kind, text) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
+            if kind == language:
+                yield f"{page.name}-{number}", text
+
+
+def our_commands() -> Iterator[str]:
+    """Every command of ours that a document shows: whole lines of code blocks, and code within a line."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^[ \t]*(python3? .*)$|`(python3? [^`]+)`", text, re.MULTILINE):
+            command = (line[0] or line[1]).strip()
+            if "…" not in command:
+                yield command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(("name", "text"), list(blocks("yaml")), ids=lambda v: v if "\n" not in v else "")
+def test_settings_in_documents_are_valid(name: str, text: str) -> None:
+    values = yaml.safe_load(text)
+    # an example of endpoints alone is about the endpoints; the rest are the defaults
+    loaded = merge([Layer("defaults", default_values()), Layer(name, values)])
+    assert set(values) <= set(loaded.origins)
+
+
+@pytest.mark.parametrize("command", sorted(set(our_commands())))
+def test_our_commands_are_understood(command: str) -> None:
+    words = shlex.split(command, comments=True)[1:]
+    words = words[: next((i for i, w in enumerate(words) if w.startswith((">", "2>", "|"))), None)]
+    if words[0].endswith("haven_vlm_connector.py"):
+        if "--help" not in words:
+            parser().parse_args(words[1:] if "--stash" in words else [*words[1:], "--stash", "http://nas:9999"])
+    elif words[0] == "-m":
+        command = [sys.executable, "-m", words[1], "--help"]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert found.returncode == 0, found.stderr
+        for option in (w.split("=")[0] for w in words[2:] if w.startswith("--")):
+            assert option in found.stdout, f"{words[1]} has no {option}"
+    else:
+        assert words[0] in ("demo", "tests", "docs"), command
+        assert (ROOT / words[0] / "__main__.py").is_file() or words[0] == "docs"
+
+
+def test_every_sentence_of_the_code_stands_in_the_page_of_troubles() -> None:
+    page = trouble_page()
+    assert (ROOT / "docs" / "trouble.md").read_text(encoding="utf-8") == page
+    assert "nobody answers at …" in page
+    assert page.count("\n- ") > 300
+
+
+def test_texts_are_read_from_code_as_the_user_sees_them(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    file.write_text(
+        '"""A docstring of several words."""\n'
+        "import logging\n"
+        "def f(name, n):\n"
+        "    '''Another docstring of several words.'''\n"
+        '    logging.warning("only %d of %s can be read", n, name)\n'
+        '    logging.debug("something only developers want to read")\n'
+        '    raise ValueError(f"the name “{name}” "\n'
+        '        f"stands {n} times in it")\n'
+    )
+    assert sentences(file) == ["only … of … can be read", "the name “…” stands … times in it"]
+
+
+def test_every_module_that_speaks_has_a_topic() -> None:
+    speaking = [f.stem for f in sorted((ROOT / "haven_vlm").glob("*.py")) if sentences(f)]
+    assert not [m for m in speaking if topic_of(m) is OTHER]
