@@ -29,7 +29,7 @@ from bench.multiplexer import PROMPT, Memory
 from haven_vlm.endpoint import HttpEndpoint
 from haven_vlm.facts import Outcome, Question
 from haven_vlm.multiplexer import Multiplexer
-from haven_vlm.ports import Ticket
+from haven_vlm.pool_ports import Ticket
 from haven_vlm.settings import Settings
 
 

@@ -73,7 +73,8 @@ def main(port: int, count: int, latency_ms: float, slots: int) -> None:
         "ray_actor_options": {"num_cpus": 0.1},
         "health_check_period_s": 1,
     }
-    serve.run(Vision.options(**options).bind(latency_ms, slots), name="vision", route_prefix="/")
+    deployment: Any = Vision
+    serve.run(deployment.options(**options).bind(latency_ms, slots), name="vision", route_prefix="/")
     for _ in range(120):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5):
