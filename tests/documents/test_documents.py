@@ -64,8 +64,8 @@ def test_our_commands_are_understood(command: str) -> None:
         if "--help" not in words:
             parser().parse_args(words[1:] if "--stash" in words else [*words[1:], "--stash", "http://nas:9999"])
     elif words[0] == "-m":
-        command = [sys.executable, "-m", words[1], "--help"]
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        run = [sys.executable, "-m", words[1], "--help"]
+        found = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert found.returncode == 0, found.stderr
         for option in (w.split("=")[0] for w in words[2:] if w.startswith("--")):
             assert option in found.stdout, f"{words[1]} has no {option}"
