@@ -15,9 +15,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("basics", "haven_vlm errors facts haven_vlm_utility likeness probing location"),
     (
         "contracts and pure logic",
-        """ports pool_ports stash_ports settings prompts replies progress reports page_data spans refinement shots sampling
-        timeline resilience concurrency stations confidence framing tone privacy endpoint_faults corrections ownership
-        undo_plan selection together stash_address stash_faults stash_queries""",
+        """ports pool_ports stash_ports settings prompts replies progress reports page_data spans refinement shots
+        sampling timeline resilience concurrency stations confidence framing tone privacy endpoint_faults corrections
+        ownership undo_plan selection together stash_address stash_faults stash_queries""",
     ),
     (
         "adapters",
