@@ -195,7 +195,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
         journal = await stack.enter_async_context(Journal(data_dir / "ledger.sqlite"))
         memory = JsonMemory(data_dir / "endpoints.json")
         endpoints = [await stack.enter_async_context(HttpEndpoint(e, memory=memory)) for e in settings.endpoints]
-        pool = await stack.enter_async_context(Multiplexer(endpoints, settings, memory=memory))
+        pool = await stack.enter_async_context(Multiplexer(endpoints, settings, memory=memory, book=journal.spending))
         writer = ProgressWriter(display.progress)
         progress = Progress(lambda pace: writer(pace.fraction, str(pace)))
 

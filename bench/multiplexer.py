@@ -33,7 +33,7 @@ from bench.multiplexer_load import SCENARIOS, Queue, Scenario, Server, drive_bar
 from haven_vlm.endpoint import HttpEndpoint
 from haven_vlm.facts import Answer, Outcome, Question, Term
 from haven_vlm.multiplexer import Multiplexer
-from haven_vlm.pool_ports import Capabilities, Ticket, VisionEndpoint
+from haven_vlm.pool_ports import Capabilities, Ticket, Usage, VisionEndpoint
 from haven_vlm.prompts import build_prompt
 from haven_vlm.settings import Settings
 from tests.virtual_time import run as run_in_virtual_time
@@ -56,6 +56,7 @@ class Simulated:
         self.name, self.model, self.is_remote = server.name, "tiny-vlm", False
         self.base_url = f"http://{server.name}/v1"
         self._queue = Queue(server, count, seed)
+        self.used = Usage()
         self._probe_s = latencies(server, 1, -seed - 1)[0]
 
     async def prepare(self) -> Capabilities:

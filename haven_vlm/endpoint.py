@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Self
 
+from haven_vlm.budget import GUESS
 from haven_vlm.capability import Heard, assumed, from_json, probe, to_json
 from haven_vlm.chat import OPTIONAL_FIELDS, Reply, Wanted, droppable, read_reply, request_body
 from haven_vlm.confidence import confidences
@@ -18,7 +19,7 @@ from haven_vlm.endpoint_transport import Resolver, Transport
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Outcome, Prompt, Question
 from haven_vlm.model_choice import choose, nearest
-from haven_vlm.pool_ports import Capabilities, CapabilityMemory
+from haven_vlm.pool_ports import Capabilities, CapabilityMemory, Usage
 from haven_vlm.privacy import is_local, redact
 from haven_vlm.replies import parse_reply
 from haven_vlm.server_survey import Model, Server, look, survey
@@ -31,6 +32,9 @@ MAX_DROPPED = len(OPTIONAL_FIELDS) + 1
 """Fields left out for one question at most: each is refused once."""
 
 PROBE_CONNECT_TIMEOUT_S = 10.0
+
+UNTOLD = replace(GUESS, requests=0)
+"""What counts for an answer of a server that does not say how many tokens it used."""
 
 
 class HttpEndpoint:
@@ -74,6 +78,7 @@ class HttpEndpoint:
         self._capabilities: Capabilities | None = None
         self._probed_at = now()
         self._is_remote: bool | None = None
+        self._used = Usage()
 
     def __repr__(self) -> str:
         return f"HttpEndpoint({self.name!r}, {self.base_url!r}, model={self.model!r})"
@@ -100,6 +105,10 @@ class HttpEndpoint:
     @property
     def is_remote(self) -> bool | None:
         return self._is_remote
+
+    @property
+    def used(self) -> Usage:
+        return self._used
 
     async def prepare(self) -> Capabilities:
         """See `VisionEndpoint.prepare`. What is remembered is used while the server offers the same as then."""
@@ -151,14 +160,26 @@ class HttpEndpoint:
         prompt = question.prompt
         wanted = Wanted(prompt.system, prompt.user, prompt.schema, prompt.max_tokens, question.jpegs)
         able = self._capabilities or _untested(self._settings.model)
-        heard = await self._put(
-            wanted,
-            able,
-            connect_timeout_s=connect_timeout_s,
-            total_timeout_s=total_timeout_s,
-            local_only=question.local_only,
-            boosted=boosted,
-        )
+        has_left = False
+
+        def leaving() -> None:
+            nonlocal has_left
+            has_left = True
+            self._used += Usage(left_network=len(question.jpegs))
+
+        try:
+            heard = await self._put(
+                wanted,
+                able,
+                connect_timeout_s=connect_timeout_s,
+                total_timeout_s=total_timeout_s,
+                local_only=question.local_only,
+                leaving=leaving,
+                boosted=boosted,
+            )
+        except EndpointError as error:
+            error.left_network = has_left
+            raise
         if self._capabilities is not None and heard.refused_fields - self._capabilities.refused_fields:
             learned = self._capabilities.refused_fields | heard.refused_fields
             self._capabilities = replace(self._capabilities, refused_fields=learned)
@@ -173,6 +194,7 @@ class HttpEndpoint:
             connect_timeout_s=PROBE_CONNECT_TIMEOUT_S,
             total_timeout_s=self._settings.timeout,
             local_only=False,
+            leaving=None,  # a picture of our own is no frame
             boosted=False,
         )
 
@@ -184,11 +206,13 @@ class HttpEndpoint:
         connect_timeout_s: float,
         total_timeout_s: float,
         local_only: bool,
+        leaving: Callable[[], None] | None,
         boosted: bool,
     ) -> Heard:
         left_s = total_timeout_s
         for _ in range(MAX_DROPPED + 1):
             body = request_body(wanted, able, boosted=boosted)
+            self._used += Usage(requests=1)
             http = await self._transport.send(
                 "POST",
                 f"{self.base_url}/chat/completions",
@@ -196,11 +220,15 @@ class HttpEndpoint:
                 connect_timeout_s=connect_timeout_s,
                 total_timeout_s=left_s,
                 local_only=local_only,
+                leaving=leaving,
             )
             self._is_remote = http.is_remote
             verdict = judge(http.status, http.headers, http.body, sent=droppable(body), now=self._now())
             if verdict is None:
                 reply = read_reply(json.loads(http.body))
+                if reply is not None:
+                    told = reply.tokens_in or reply.tokens_out
+                    self._used += Usage(0, reply.tokens_in, reply.tokens_out) if told else UNTOLD
                 if reply is None or (reply.finish in ("error", "abort") and not reply.text):
                     empty = Verdict(EndpointFault.SERVER, "the answer has no content in the agreed form")
                     raise self._failure(empty, http.status)

@@ -69,6 +69,8 @@ class HttpReply:
 class _Exchange:
     """What is known of the request under way in this task."""
 
+    leaving: Callable[[], None] | None = None
+    """Called when the request is about to go to a remote address."""
     peer: str = ""
     was_pooled: bool = False
     is_answering: bool = False
@@ -116,7 +118,10 @@ class _GuardedConnector(aiohttp.TCPConnector):
         except BaseException:
             connection.close()
             raise
-        _CURRENT.get().peer = address
+        exchange = _CURRENT.get()
+        exchange.peer = address
+        if exchange.leaving is not None and not self._border.is_local(address):
+            exchange.leaving()
         return connection
 
 
@@ -190,6 +195,7 @@ class Transport:
         connect_timeout_s: float,
         total_timeout_s: float,
         local_only: bool = False,
+        leaving: Callable[[], None] | None = None,
     ) -> HttpReply:
         """One request, one whole answer, whatever its status.
 
@@ -199,6 +205,7 @@ class Transport:
             connect_timeout_s: for the name, the connection and TLS.
             total_timeout_s: for everything.
             local_only: never leave the local network, whatever the endpoint allows.
+            leaving: called whenever the request is about to go to a remote address, whatever comes of it.
 
         Raises:
             EndpointError: CONNECT, TIMEOUT, FORBIDDEN or NOT_AN_API.
@@ -210,7 +217,7 @@ class Transport:
         session = self._home if local_only else self._open
         began = self.clock()
         for is_last in (False, True):
-            exchange = _Exchange()
+            exchange = _Exchange(leaving)
             _CURRENT.set(exchange)
             sent_at = self.clock()
             left_s = max(0.001, total_timeout_s - (sent_at - began))

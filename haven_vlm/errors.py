@@ -131,6 +131,8 @@ class EndpointError(HavenError):
         retry_after_s: seconds the server asked us to wait, if it did.
         field: for `EndpointFault.FIELD`, the request field the server does not take.
         fix: what the user can do about it, a sentence; empty if there is nothing to do.
+
+    `left_network` is set when frames went to a remote address, although no answer came.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class EndpointError(HavenError):
         self.retry_after_s = retry_after_s
         self.field = field
         self.fix = fix
+        self.left_network = False
 
 
 class OutageError(HavenError):

@@ -29,6 +29,7 @@ from haven_vlm.journal_answers import (
 from haven_vlm.journal_corrections import CorrectionStore
 from haven_vlm.journal_ownership import OwnershipStore
 from haven_vlm.journal_runs import Run, RunBook
+from haven_vlm.journal_spending import SpendingStore
 from haven_vlm.journal_thread import LedgerFile
 from haven_vlm.ports import AnswerKey, PartlyKnown
 from haven_vlm.run_lock import Claims
@@ -87,6 +88,8 @@ class Journal:
         """What is ours in Stash."""
         self.corrections = CorrectionStore(self._file, clock)
         """What the user said about it."""
+        self.spending = SpendingStore(self._file)
+        """What endpoints used, day by day."""
 
     async def __aenter__(self) -> Journal:
         await self._file.open()

@@ -120,6 +120,14 @@ MIGRATIONS = (
             " FROM rejected_tags",
         ),
     ),
+    Migration(
+        "0005 spending",
+        (
+            # day: of the calendar where the run was, as in 2026-11-23
+            "CREATE TABLE spending (day TEXT NOT NULL, endpoint TEXT NOT NULL, requests INTEGER NOT NULL,"
+            " tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, PRIMARY KEY (day, endpoint)) WITHOUT ROWID",
+        ),
+    ),
 )
 
 

@@ -11,15 +11,16 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from random import Random
 from types import TracebackType
 from typing import Self
 
-from haven_vlm.errors import EndpointError, EndpointFault, OutageError
+from haven_vlm.errors import EndpointError, EndpointFault, LedgerError, OutageError
 from haven_vlm.facts import Answer, Kind, Question
 from haven_vlm.outage import OutageWatch
 from haven_vlm.pool_member import GETTING_READY_S, Member
-from haven_vlm.pool_ports import EndpointMemory, PoolStatistics, VisionEndpoint
+from haven_vlm.pool_ports import EndpointMemory, PoolStatistics, SpendingBook, Usage, VisionEndpoint
 from haven_vlm.resilience import Backoff, Clock
 from haven_vlm.scheduling import Scheduler
 from haven_vlm.settings import EndpointSettings, Settings
@@ -36,7 +37,8 @@ class Multiplexer:
         endpoints: the servers; matched to `settings.endpoints` by name.
         settings: of which `endpoints`, `outage_patience`, `allow_remote_media` and `hedge` matter here.
         memory: what earlier runs learned of speed and useful parallelism.
-        clock, sleep, random: time and chance; a test passes its own.
+        book: what was used day by day; None: limits for a day count this run only.
+        clock, sleep, random, now: time, chance and the calendar; a test passes its own.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class Multiplexer:
         settings: Settings,
         *,
         memory: EndpointMemory | None = None,
+        book: SpendingBook | None = None,
         clock: Clock = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Random | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
     ) -> None:
         random = random or Random()
         by_name = {e.name: e for e in settings.endpoints}
@@ -60,6 +64,7 @@ class Multiplexer:
                 by_name.get(endpoint.name)
                 or EndpointSettings.model_validate({"name": endpoint.name, "base_url": endpoint.base_url}),
                 memory=memory,
+                now=now,
                 clock=clock,
                 sleep=sleep,
                 random=random,
@@ -81,6 +86,8 @@ class Multiplexer:
             clock=clock,
             sleep=sleep,
         )
+        self._book = book
+        self._booking: asyncio.Task[None] | None = None
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._alarms: set[asyncio.Task[None]] = set()
         self._nudge: asyncio.Task[None] | None = None
@@ -122,12 +129,12 @@ class Multiplexer:
     async def prepared(self, *, timeout_s: float = 15.0) -> PoolStatistics:
         """Get all endpoints ready that may be used; wait until each has succeeded or failed once, or `timeout_s`."""
         self._must_be_open()
-        for member in self._members:
-            if not member.never:
-                self._keep(member)
+        wanted = [m for m in self._members if not m.never and m.spent is None]
+        for member in wanted:
+            self._keep(member)
         try:
             async with asyncio.timeout(timeout_s):
-                while any(m.state in ("unused", "preparing") for m in self._members if not m.never):
+                while any(m.state in ("unused", "preparing") for m in wanted):
                     watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                     self._watchers.add(watcher)
                     try:
@@ -165,6 +172,9 @@ class Multiplexer:
         if self._open:
             raise RuntimeError("the pool is open already")
         self._open = True
+        await self._enter_all()
+        for member in self._members:
+            member.look_at_limits()
         return self
 
     async def __aexit__(
@@ -176,7 +186,9 @@ class Multiplexer:
         tasks = [*self._keepers.values(), *self._alarms, *([self._nudge] if self._nudge else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # what is being entered must come to its end, or it would be entered twice
+        await asyncio.gather(*tasks, *([self._booking] if self._booking else []), return_exceptions=True)
+        await self._enter_all()
         for member in self._members:
             member.remember()
         if any(m.asked for m in self._members):
@@ -190,6 +202,8 @@ class Multiplexer:
         """Something changed that could let work through, or end the hope for it."""
         if not self._open:
             return
+        if self._book is not None and (self._booking is None or self._booking.done()):
+            self._start_booking()
         self._outage.look()
         self._scheduler.assign()
         self._scheduler.admit()
@@ -198,12 +212,34 @@ class Multiplexer:
             if not watcher.done():
                 watcher.set_result(None)
 
+    def _daily(self) -> list[Member]:
+        return [m for m in self._members if m.budget.is_daily and not m.never]
+
+    def _start_booking(self) -> None:
+        """Enter what was used since the last time, if that matters; a run that is killed loses a moment of it."""
+        if any(m.budget.unbooked(m.endpoint.used)[1] != Usage() for m in self._daily()):
+            self._booking = asyncio.create_task(self._enter_all(), name="entering what endpoints used")
+            self._booking.add_done_callback(lambda _: self._changed())
+
+    async def _enter_all(self) -> None:
+        """Enter into the book what was used until nothing is left to enter."""
+        if self._book is None:
+            return
+        try:
+            for member in self._daily():
+                while await member.enter(self._book):
+                    member.look_at_limits()  # another run may have used up what was left
+        except LedgerError as error:
+            log.warning("What endpoints used today cannot be kept; limits for a day count this run only. %s", error)
+            self._book = None
+
     def _start_keepers(self, wanted: Collection[Needs]) -> None:
         """Get endpoints ready that are wanted now; fallbacks for the worst case only when it is there."""
         if len(self._keepers) == len(self._members):
             return
         for needs in wanted:
             fit = [m for m in self._members if not m.never and m.may_take(needs)]
+            fit = [m for m in fit if m.spent is None]
             regular = [m for m in fit if m.tier is not Tier.WHEN_DOWN]
             for member in regular:
                 self._keep(member)
@@ -274,6 +310,8 @@ def table(statistics: PoolStatistics) -> str:
     for e in statistics.endpoints:
         failures = ", ".join(f"{count} × {fault}" for fault, count in e.failures.items())
         state = "" if e.state in ("ready", "unused") else e.state
+        spent = ", ".join(f"{name} {used:,.4g} of {most:,.4g}" for name, (used, most) in e.limits.items())
+        cost = f"cost {e.cost:.4f}" if e.cost else ""
         rows.append(
             (
                 e.name,
@@ -285,7 +323,7 @@ def table(statistics: PoolStatistics) -> str:
                 f"{e.p95_s:.2f}",
                 str(e.limit),
                 f"{e.tokens_in:,}/{e.tokens_cached:,}/{e.tokens_out:,}",
-                "; ".join(filter(None, (state, failures))),
+                "; ".join(filter(None, (state, spent, cost, failures))),
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]

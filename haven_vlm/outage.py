@@ -121,7 +121,7 @@ class OutageWatch:
             self.wake_in(max(0.0, self.patience_s - waited_s) + A_MOMENT_S)
         if any(m.sound and m.leases for m in hopeful):
             return None  # an answer is on its way
-        futile = all(m.rest.left_s > self.patience_s - waited_s for m in hopeful)
+        futile = all(m.away_s > self.patience_s - waited_s for m in hopeful)
         if waited_s >= self.patience_s or futile or outage.declared:
             outage.declared = True
             waited = f" Waited for {duration_text(waited_s)}." if waited_s >= 1 else ""

@@ -6,17 +6,19 @@ import asyncio
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from random import Random
 from typing import Literal
 
+from haven_vlm.budget import Allowance, Budget
 from haven_vlm.concurrency import Concurrency
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Kind, Outcome
-from haven_vlm.pool_ports import EndpointMemory, EndpointStatistics, VisionEndpoint
+from haven_vlm.pool_ports import EndpointMemory, EndpointStatistics, SpendingBook, Usage, VisionEndpoint
 from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
 from haven_vlm.settings import EndpointSettings
 from haven_vlm.stations import Job, Needs, Tier
-from haven_vlm_utility import sentences
+from haven_vlm_utility import duration_text, sentences
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +38,17 @@ State = Literal["unused", "preparing", "ready", "cooling down", "parked"]
 class MemberLease:
     """A slot of a member, taken for one question. Released exactly once, whatever happens."""
 
-    __slots__ = ("began_at", "breaker_ticket", "deadline", "member", "pictures", "released", "started")
+    __slots__ = ("began_at", "breaker_ticket", "deadline", "member", "released", "sent", "started")
 
-    def __init__(self, member: Member, now: float, pictures: int) -> None:
+    def __init__(self, member: Member, now: float) -> None:
         self.member = member
-        self.pictures = pictures
         self.began_at = now
         self.breaker_ticket = member.breaker.begin()
         self.started = member.concurrency.began()
         self.deadline: asyncio.Timeout | None = None
         """Set while the attempt runs: closing the pool pulls it in."""
+        self.sent = False
+        """The endpoint has it: it is in `VisionEndpoint.used`."""
         self.released = False
 
     def release(self) -> None:
@@ -63,6 +66,7 @@ class Member:
         settings: EndpointSettings,
         *,
         memory: EndpointMemory | None,
+        now: Callable[[], datetime],
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]],
         random: Random,
@@ -88,8 +92,9 @@ class Member:
         self.latencies = Latencies()
         self.timeouts = Timeouts(settings.timeout, self.latencies, clock)
         self.concurrency = self._concurrency(None)
+        self.budget = Budget(settings, now)
         self.leases: set[MemberLease] = set()
-        self.asked = self.answered = self.left_network = 0
+        self.asked = self.answered = 0
         self.tokens_in = self.tokens_cached = self.tokens_out = 0
         self.failures: Counter[EndpointFault] = Counter()
         self._prompts: OrderedDict[str, None] = OrderedDict()
@@ -99,6 +104,7 @@ class Member:
         self._changed = changed
         self._wake_in = wake_in
         self._rests_in_a_row = self._refused = 0
+        self._told_limit = ""
         self._backoff = Backoff(1.0, 60.0, random)
         self._loading = Backoff(2.0, 5.0, random)
         self._down = asyncio.Event()
@@ -132,19 +138,28 @@ class Member:
         return self.serves(needs.kind) and not (needs.local_only and self.remote)
 
     @property
-    def spent(self) -> bool:
-        """Its budget of requests for this run is used up."""
-        most = self.settings.max_requests
-        return most is not None and self.asked >= most
+    def left_network(self) -> int:
+        return self.endpoint.used.left_network
+
+    @property
+    def spent(self) -> Allowance | None:
+        """The limit that is used up, if one is."""
+        return self.budget.exhausted(self.endpoint.used) if self.budget.is_limited else None
 
     @property
     def hopeless(self) -> bool:
         """Will not take another question in this run."""
-        return self.never or self.state == "parked" or self.spent
+        spent = self.spent
+        return self.never or self.state == "parked" or (spent is not None and not spent.daily)
+
+    @property
+    def away_s(self) -> float:
+        """Seconds for which it will certainly take nothing."""
+        return max(self.rest.left_s, self.budget.back_in_s() if self.spent is not None else 0.0)
 
     @property
     def usable(self) -> bool:
-        return self.state == "ready" and self.rest.over and not self.spent
+        return self.state == "ready" and self.rest.over and self.spent is None
 
     @property
     def sound(self) -> bool:
@@ -152,7 +167,7 @@ class Member:
 
     @property
     def alive(self) -> bool:
-        if self.hopeless:
+        if self.hopeless or self.spent is not None:
             return False
         if self.state == "ready":
             return self.rest.left_s <= SHORT_REST_S and self.breaker.state is BreakerState.CLOSED
@@ -167,9 +182,12 @@ class Member:
         if not self.usable or not self.breaker.admits:
             return 0
         most = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.limit
-        if self.settings.max_requests is not None:
-            most = min(most, len(self.leases) + self.settings.max_requests - self.asked)
-        return max(0, most - len(self.leases))
+        free = most - len(self.leases)
+        if self.budget.is_limited:
+            unsent = sum(not lease.sent for lease in self.leases)
+            room = self.budget.room(self.endpoint.used, under_way=len(self.leases), unsent=unsent)
+            free = free if room is None else min(free, room)
+        return max(0, free)
 
     @property
     def expected_s(self) -> float | None:
@@ -186,11 +204,9 @@ class Member:
         return prompt_key in self._prompts
 
     def lease(self, job: Job) -> MemberLease:
-        lease = MemberLease(self, self._clock(), len(job.question.jpegs))
+        lease = MemberLease(self, self._clock())
         self.leases.add(lease)
         self.asked += 1
-        if self.remote:
-            self.left_network += lease.pictures
         key = job.question.prompt.key
         self._prompts[key] = None
         self._prompts.move_to_end(key)
@@ -202,6 +218,7 @@ class Member:
         """Called by the lease, once."""
         self.leases.discard(lease)
         self.breaker.end(lease.breaker_ticket, ok=None)  # only counts where nothing was said about the attempt
+        self.look_at_limits()
         self._changed()
 
     # --- how attempts ended -----------------------------------------------------------------------------------
@@ -217,6 +234,7 @@ class Member:
         self.tokens_in += answer.tokens_in
         self.tokens_cached += answer.tokens_cached
         self.tokens_out += answer.tokens_out
+        self.budget.answered(answer.tokens_in, answer.tokens_out)
         self._rests_in_a_row = 0
         self.proven = True
         if answer.outcome is not Outcome.UNPARSABLE:
@@ -229,8 +247,6 @@ class Member:
         if error.retry_after_s is not None and policy in (Policy.ENDPOINT, Policy.WAIT):
             self._rest_for(error.retry_after_s)  # a wish to be left alone counts, whatever it came with
         if policy is Policy.PARK:
-            if error.fault is EndpointFault.FORBIDDEN and self.remote:
-                self.left_network -= lease.pictures  # that one was not sent
             self.park(error)
         elif policy is Policy.REST:
             self.concurrency.overloaded(lease.started, in_flight=len(self.leases))
@@ -287,6 +303,33 @@ class Member:
         self.reason, self.fix = str(error), error.fix
         log.error("endpoint “%s” is out of this run: %s", self.name, sentences(self.reason, self.fix))
         self._down.set()
+
+    # --- what it may cost -------------------------------------------------------------------------------------
+
+    async def enter(self, book: SpendingBook) -> bool:
+        """Enter what was used into the book, and read there what others used; returns whether there was anything.
+
+        Raises:
+            LedgerError: it could not be entered.
+        """
+        day, amount = self.budget.unbooked(self.endpoint.used)
+        self.budget.booked(day, amount, await book.add(self.name, day, amount))
+        return amount != Usage()
+
+    def look_at_limits(self) -> None:
+        """Say so, once, when a limit is used up; and look again when it no longer is."""
+        spent = self.spent
+        if spent is not None and self._told_limit != spent.setting:
+            log.warning("endpoint “%s” gets no more questions: %s", self.name, self._spent_text(spent))
+            if spent.daily:
+                self._wake_in(self.budget.back_in_s() + 1.0)
+        elif spent is None and self._told_limit:
+            log.info("endpoint “%s” may be asked again: %s is for a new day", self.name, self._told_limit)
+        self._told_limit = spent.setting if spent is not None else ""
+
+    def _spent_text(self, spent: Allowance) -> str:
+        again = f"at midnight, in {duration_text(self.budget.back_in_s())}" if spent.daily else "in the next run"
+        return f"Its {spent.setting} is used up ({spent}); it is available again {again}."
 
     # --- looking after it -------------------------------------------------------------------------------------
 
@@ -387,8 +430,10 @@ class Member:
         reason = sentences(self.reason, self.fix) if down else ""
         state: str = "cooling down" if resting else self.state
         again_s = max(self._next_look - self._clock(), self.rest.left_s) if state == "cooling down" else None
-        if self.spent and self.state == "ready":
-            state, reason = "parked", f"Its budget of {self.settings.max_requests} requests for one run is used up."
+        limits = self.budget.allowances(self.endpoint.used)
+        if (spent := self.spent) is not None and self.state in ("ready", "unused"):
+            state, reason = "spent", self._spent_text(spent)
+            again_s = self.budget.back_in_s() if spent.daily else None
         return EndpointStatistics(
             name=self.name,
             base_url=self.settings.base_url,
@@ -408,4 +453,7 @@ class Member:
             tokens_cached=self.tokens_cached,
             tokens_out=self.tokens_out,
             left_network=self.left_network,
+            requests=self.endpoint.used.requests,
+            cost=self.budget.cost(self.endpoint.used),
+            limits={limit.setting: (limit.used, limit.most) for limit in limits},
         )

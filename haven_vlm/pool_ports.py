@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from typing import Protocol
 
 from haven_vlm.facts import Answer, Kind, Question
@@ -41,6 +42,34 @@ class Capabilities:
     """Sentences for the person: what could not be confirmed, or could be set up better."""
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an endpoint was sent and used. Everything counts: questions, probes, forms that were refused, failures."""
+
+    requests: int = 0
+    tokens_in: int = 0
+    """As the server told; a guess where it tells nothing."""
+    tokens_out: int = 0
+    left_network: int = 0
+    """Frames sent to a remote address, whatever came of it; one that was sent twice counts twice."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.requests + other.requests,
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.left_network + other.left_network,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.requests - other.requests,
+            self.tokens_in - other.tokens_in,
+            self.tokens_out - other.tokens_out,
+            self.left_network - other.left_network,
+        )
+
+
 class VisionEndpoint(Protocol):
     """One OpenAI-compatible server. It makes one attempt at a time and never retries by itself,
     except that a request field the server does not know is dropped and the same question sent again."""
@@ -59,6 +88,11 @@ class VisionEndpoint(Protocol):
     @property
     def is_remote(self) -> bool | None:
         """Whether the address that is really connected to is outside; None while nobody knows."""
+        ...
+
+    @property
+    def used(self) -> Usage:
+        """What it was sent and used since it was made; a request counts from the moment it is begun."""
         ...
 
     async def prepare(self) -> Capabilities:
@@ -95,11 +129,11 @@ class EndpointStatistics:
     base_url: str
     model: str
     state: str
-    """'ready', 'preparing', 'cooling down', 'parked', 'unused'."""
+    """'ready', 'preparing', 'cooling down', 'parked', 'spent', 'unused'."""
     reason: str
     """Why it is not ready, and the fix, in words; empty when ready."""
     until_s: float | None
-    """Seconds until the next try; None when ready or parked for good."""
+    """Seconds until the next try; None when ready, or out for the whole run."""
     weight: float
     is_fallback: bool
     limit: int
@@ -115,6 +149,12 @@ class EndpointStatistics:
     tokens_out: int
     left_network: int
     """Frames sent to a remote address."""
+    requests: int = 0
+    """Requests to the model, those included that found out what it can do."""
+    cost: float = 0.0
+    """By the prices in the settings; 0 where there are none."""
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Setting that bounds what it may cost → how much is used, and the bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +222,20 @@ class VisionPool(Protocol):
         ...
 
     def statistics(self) -> PoolStatistics: ...
+
+
+class SpendingBook(Protocol):
+    """What endpoints used day by day, kept from run to run and shared by all processes."""
+
+    async def add(self, endpoint: str, day: date, used: Usage) -> Usage:
+        """Enter that so much more was used there on that day.
+
+        Returns all that was used there on that day, by anybody, this included.
+
+        Raises:
+            LedgerError: it could not be entered.
+        """
+        ...
 
 
 class EndpointMemory(Protocol):

@@ -136,6 +136,7 @@ class RunReport:
         lines = [f"{head}: {', '.join(details)}."]
         if self.ended_because:
             lines.append(f"The run ended early: {self.ended_because}")
+        lines += self._endpoint_troubles()
         causes = self.causes().most_common()
         lines += [f"{count_text(count, noun)}: {reason}" for reason, count in causes[:_MOST_CAUSES]]
         if others := sum(count for _, count in causes[_MOST_CAUSES:]):
@@ -148,6 +149,11 @@ class RunReport:
         if not self.written:
             lines.append("Nothing was written to Stash: this was a preview.")
         return "\n".join(lines)
+
+    def _endpoint_troubles(self) -> list[str]:
+        """What the user can mend at endpoints that others stood in for."""
+        out = [e for e in self.pool.endpoints if e.state in ("parked", "spent")] if self.pool else []
+        return [f"Endpoint “{e.name}” is out: {e.reason}" for e in out if e.reason not in self.ended_because]
 
     def causes(self) -> Counter[str]:
         """Cause of what was not tagged → number of media."""

@@ -89,6 +89,22 @@ class EndpointSettings(Section):
         None, description="Keep it for scenes, or for images and galleries. Empty: for both."
     )
     max_requests: int | None = Field(None, ge=1, description="Requests it gets at most in one run.")
+    max_requests_per_day: int | None = Field(None, ge=1, description="Requests it gets at most in one day.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Tokens it may use at most in one run, those of questions and answers together."
+    )
+    max_tokens_per_day: int | None = Field(None, ge=1, description="Tokens it may use at most in one day.")
+    price_in: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Price of a million tokens of questions, in any currency."
+    )
+    price_out: float = Field(0.0, ge=0, allow_inf_nan=False, description="Price of a million tokens of answers.")
+    max_cost: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="What it may cost in one run, in the currency of the prices.",
+    )
+    max_cost_per_day: float | None = Field(None, gt=0, allow_inf_nan=False, description="What it may cost in one day.")
 
     @field_validator("max_concurrent", mode="before")
     @classmethod
@@ -126,6 +142,9 @@ class EndpointSettings(Section):
     def _one_key(self) -> EndpointSettings:
         if self.api_key is not None and self.api_key_env:
             raise ValueError("either api_key or api_key_env, not both")
+        for name in ("max_cost", "max_cost_per_day"):
+            if getattr(self, name) is not None and not self.price_in and not self.price_out:
+                raise ValueError(f"{name} needs a price: set price_in, price_out or both")
         return self
 
 

@@ -51,6 +51,11 @@ class _Course:
     """An answer that is not an analysis, kept in case nothing better comes."""
     failures: list[_Failure] = field(default_factory=list)
 
+    @property
+    def has_left(self) -> bool:
+        """A picture went to a remote address in an attempt that failed, or that was not the last."""
+        return any(f.error.left_network for f in self.failures) or (self.poor is not None and self.poor.remote)
+
     def alike(self, error: EndpointError) -> list[_Failure]:
         """Failures so far that are the same as this one, itself included."""
         return [f for f in self.failures if (f.error.fault, f.error.status) == (error.fault, error.status)]
@@ -102,20 +107,21 @@ class Settler:
     async def settle(self, job: Job) -> Answer:
         """Return what became of the question. Raises `OutageError`."""
         course = _Course()
-        while True:
+        final: Answer | None = None
+        while final is None:
             try:
                 if (error := self._blocked(job.needs)) is not None:
                     raise error
                 lease = await self._scheduler.slot(job)
             except Withdrawn:
-                return course.poor or course.given_up("no other endpoint can take it")
+                final = course.poor or course.given_up("no other endpoint can take it")
             except OutageError:
                 if course.poor is None:
                     raise
-                return course.poor
-            final = await self._turn(lease, job, course)
-            if final is not None:
-                return final
+                final = course.poor
+            else:
+                final = await self._turn(lease, job, course)
+        return final if final.remote or not course.has_left else replace(final, remote=True)
 
     async def _turn(self, lease: Lease, job: Job, course: _Course) -> Answer | None:
         """One attempt (or a hedged pair); the outcome if that settles it."""
@@ -145,6 +151,7 @@ class Settler:
             question = replace(question, local_only=True)  # the transport checks it once more, where the bytes leave
         try:
             async with asyncio.timeout(total_s + GRACE_S) as lease.deadline:
+                lease.sent = True
                 return await member.endpoint.ask(
                     question,
                     connect_timeout_s=member.timeouts.connect_s,

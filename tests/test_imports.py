@@ -16,8 +16,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "contracts and pure logic",
         """ports pool_ports stash_ports settings prompts replies progress reports page_data spans refinement shots
-        sampling timeline resilience concurrency stations confidence framing tone privacy endpoint_faults corrections
-        ownership undo_plan selection together stash_address stash_faults stash_queries""",
+        sampling timeline resilience budget concurrency stations confidence framing tone privacy endpoint_faults
+        corrections ownership undo_plan selection together stash_address stash_faults stash_queries""",
     ),
     (
         "adapters",
@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         opening picture container decoding frame_image ffmpeg_cli media reading fetching stills still_reading
         chat endpoint_troubles endpoint_transport server_survey model_choice capability endpoint
         journal journal_answers journal_corrections journal_damage journal_ownership journal_runs journal_schema
-        journal_thread""",
+        journal_spending         journal_thread""",
     ),
     ("services", "scheduling pool_member outage settling multiplexer applying undoing batch_writing marks"),
     ("engines", "haven_vlm_engine image_engine image_looking"),
@@ -49,7 +49,7 @@ ONLY = {
     "requests": {"stash_transport"},
     "sqlite3": {
         "journal", "journal_answers", "journal_corrections", "journal_damage", "journal_ownership", "journal_runs",
-        "journal_schema", "journal_thread",
+        "journal_schema", "journal_spending", "journal_thread",
     },
     "yaml": {"haven_vlm_config"},
 }  # fmt: skip

@@ -177,8 +177,10 @@ def test_an_endpoint_set_up_wrongly_is_named_with_its_fix_and_the_run_completes(
     result = one.run()
     assert result.error is None
     one.assert_true(scene)
-    said = [line.text for line in result.logs if "Wrong" in line.text and fix in line.text]
-    assert said
+    assert [line.text for line in result.logs if "Wrong" in line.text and fix in line.text]
+    assert result.output
+    (said,) = [line for line in result.output.splitlines() if "“Wrong” is out" in line]
+    assert fix in said, "the summary, too, says what to mend"
 
 
 def test_a_wrong_key_everywhere_ends_the_run_and_keeps_everything(one: Rig) -> None:

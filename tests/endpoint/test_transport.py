@@ -13,10 +13,12 @@ import pytest
 from aiohttp import client_exceptions, web
 from aiohttp.client_reqrep import ConnectionKey
 
+from demo.vision_server import VisionServer
 from haven_vlm.endpoint_transport import MAX_REPLY_BYTES, HttpReply, Transport
 from haven_vlm.endpoint_troubles import translate
 from haven_vlm.errors import EndpointError
 from haven_vlm.errors import EndpointFault as F
+from haven_vlm.pool_ports import Usage
 from tests.endpoint.conftest import Connect, Names, Stub, ask, completion, question, until
 
 PEM = Path(__file__).with_name("selfsigned.pem")
@@ -487,3 +489,69 @@ async def test_many_questions_at_once_are_limited_by_nobody_here(stub: Stub) -> 
     async with Transport("lan", stub.base_url) as transport:
         replies = await asyncio.wait_for(asyncio.gather(*(send(transport) for _ in range(120))), 60)
     assert [r.status for r in replies] == [200] * 120
+
+
+# --- what left the network ------------------------------------------------------------------------------------
+
+
+async def test_frames_that_went_outside_count_whatever_came_of_them(stub: Stub, connect: Connect) -> None:
+    stub.says("/v1/chat/completions", completion(usage={"prompt_tokens": 7, "completion_tokens": 2}))
+    away = await connect(stub.base_url, model="m", allow_remote=True, is_local=everything_is_remote)
+    assert (await ask(away)).remote
+    assert away.used == Usage(requests=1, tokens_in=7, tokens_out=2, left_network=1)
+    stub.says("/v1/chat/completions", {"error": {"message": "boom"}}, status=500)
+    with pytest.raises(EndpointError) as caught:
+        await ask(away)
+    assert caught.value.left_network
+    assert away.used == Usage(requests=2, tokens_in=7, tokens_out=2, left_network=2)
+
+
+async def test_a_frame_that_was_under_way_to_the_outside_when_it_was_dropped_counts(connect: Connect) -> None:
+    arrived = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        arrived.set()
+        await reader.read()
+
+    async with listener(silent) as port:
+        away = await connect(f"http://127.0.0.1:{port}/v1", model="m", allow_remote=True, is_local=everything_is_remote)
+        asking = asyncio.create_task(ask(away))
+        await arrived.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert away.used == Usage(requests=1, left_network=1)
+        with pytest.raises(EndpointError) as caught:
+            await away.ask(question(), connect_timeout_s=5, total_timeout_s=0.05)
+        assert caught.value.fault is F.TIMEOUT and caught.value.left_network
+        assert away.used == Usage(requests=2, left_network=2)
+
+
+async def test_what_was_refused_here_or_found_nobody_did_not_leave(stub: Stub, connect: Connect) -> None:
+    barred = await connect(stub.base_url, model="m", is_local=everything_is_remote)
+    deaf = await connect("http://127.0.0.1:9/v1", model="m", allow_remote=True, is_local=everything_is_remote)
+    home = await connect(stub.base_url, model="m")
+    for endpoint in (barred, deaf, home):
+        with pytest.raises(EndpointError) as caught:
+            await ask(endpoint)
+        assert not caught.value.left_network
+        assert endpoint.used.left_network == 0
+
+
+async def test_probes_and_refused_forms_are_requests_too(connect: Connect) -> None:
+    async with VisionServer(lambda _: ("Dunk",), slots=2) as server:
+        endpoint = await connect(server.base_url)
+        await endpoint.prepare()
+        await ask(endpoint)
+        assert endpoint.used.requests == len(server.entries)
+        assert endpoint.used.requests > 1
+        assert endpoint.used.tokens_in > 0
+
+
+async def test_a_server_that_does_not_tell_its_tokens_is_taken_to_use_some(stub: Stub, connect: Connect) -> None:
+    stub.says("/v1/chat/completions", completion())
+    endpoint = await connect(stub.base_url, model="m")
+    answer = await ask(endpoint)
+    assert (answer.tokens_in, answer.tokens_out) == (0, 0)
+    assert endpoint.used.tokens_in >= 1000

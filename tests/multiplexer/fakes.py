@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
 from haven_vlm.errors import EndpointError, EndpointFault, OutageError
 from haven_vlm.facts import Answer, Kind, Outcome, Prompt, Question, Term
 from haven_vlm.multiplexer import Multiplexer
-from haven_vlm.pool_ports import Capabilities, EndpointMemory
+from haven_vlm.pool_ports import Capabilities, EndpointMemory, SpendingBook, Usage
 from haven_vlm.settings import Settings
 
 PROMPT = Prompt("Which of these?", "", {}, (Term("Dunk"), Term("Free throw")), "w", "key", 100)
@@ -57,6 +58,7 @@ class FakeEndpoint:
     most_in_flight: int = 0
     prepared_at: list[float] = field(default_factory=list)
     pinged_at: list[float] = field(default_factory=list)
+    used: Usage = field(default_factory=Usage)
 
     @property
     def base_url(self) -> str:
@@ -95,13 +97,25 @@ class FakeEndpoint:
         self.attempts.append(attempt)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.used += Usage(requests=1)
+        has_left = bool(self.is_remote)
         try:
-            if self.behave is not None:
-                return await self.behave(self, attempt)
-            await asyncio.sleep(self.latency_s)
-            return self.good(attempt)
+            answer = await self._answer(attempt)
+            self.used += Usage(0, answer.tokens_in, answer.tokens_out)
+            return answer
+        except EndpointError as error:
+            has_left &= error.fault is not EndpointFault.FORBIDDEN
+            error.left_network = has_left
+            raise
         finally:
             self.in_flight -= 1
+            self.used += Usage(left_network=len(question.jpegs) if has_left else 0)
+
+    async def _answer(self, attempt: Attempt) -> Answer:
+        if self.behave is not None:
+            return await self.behave(self, attempt)
+        await asyncio.sleep(self.latency_s)
+        return self.good(attempt)
 
     def good(self, attempt: Attempt) -> Answer:
         """An answer that names the picture it belongs to."""
@@ -167,15 +181,20 @@ def pool_of(
     *endpoints: FakeEndpoint,
     each: Mapping[str, Mapping[str, Any]] = {},
     memory: EndpointMemory | None = None,
+    book: SpendingBook | None = None,
+    day: datetime = datetime(2026, 3, 1, 12, tzinfo=UTC),
     seed: int = 1,
     **more: Any,
 ) -> Multiplexer:
-    """A pool in virtual time."""
+    """A pool in virtual time, which begins at noon of a day."""
+    clock = asyncio.get_running_loop().time
     return Multiplexer(
         endpoints,
         settings(endpoints, each, **more),
         memory=memory,
-        clock=asyncio.get_running_loop().time,
+        book=book,
+        clock=clock,
+        now=lambda: day + timedelta(seconds=clock()),
         random=Random(seed),
     )
 

@@ -335,23 +335,6 @@ def test_a_fallback_steps_back_when_the_primary_returns() -> None:
     run(main())
 
 
-def test_a_budget_of_requests_is_kept_exactly() -> None:
-    async def main() -> None:
-        metered, free = FakeEndpoint("metered"), FakeEndpoint("free")
-        async with nothing_left(), pool_of(metered, free, each={"metered": {"max_requests": 17}}) as pool:
-            answers(await ask_all(pool, range(300)))
-            assert len(metered.attempts) == 17
-            shown = pool.statistics().endpoints[0]
-            assert shown.state == "parked"
-            assert "budget" in shown.reason
-        async with nothing_left(), pool_of(metered, each={"metered": {"max_requests": 5}}) as pool:
-            results = await ask_all(pool, range(8))
-            assert sum(isinstance(r, Answer) for r in results.values()) == 5
-            assert sum(isinstance(r, OutageError) and "budget" in str(r) for r in results.values()) == 3
-
-    run(main())
-
-
 def test_questions_with_a_known_beginning_prefer_the_server_that_has_it_cached() -> None:
     """Eight prompts in random order, two servers that keep four each: mostly, a server gets a prompt it knows."""
 
@@ -415,5 +398,18 @@ def test_what_the_connector_itself_held_back_did_not_leave() -> None:
         async with pool_of(away, home) as pool:
             answers(await ask_all(pool, range(20)))
             assert pool.statistics().left_network == 0
+
+    run(main())
+
+
+def test_a_frame_that_left_and_was_answered_at_home_in_the_end_counts_as_left() -> None:
+    async def main() -> None:
+        away = FakeEndpoint("away", is_remote=True, behave=always(EndpointFault.CONTEXT))
+        home = FakeEndpoint("home", 1.0)
+        async with pool_of(away, home, each={"away": {"allow_remote": True}}) as pool:
+            results = answers(await ask_all(pool, range(30)))
+            left = {n for n, answer in results.items() if answer.remote}
+            assert left == {int(a.question.jpegs[0][8:]) for a in away.attempts} != set()
+            assert pool.statistics().left_network == len(away.attempts)
 
     run(main())

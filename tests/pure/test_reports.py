@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 
 from haven_vlm.facts import Kind, Span
+from haven_vlm.pool_ports import EndpointStatistics, PoolStatistics
 from haven_vlm.reports import MediumReport, RunReport, Status
 
 
@@ -42,6 +44,29 @@ def test_a_preview_says_that_nothing_was_written() -> None:
 
 def test_frames_that_left_the_network_are_counted() -> None:
     assert "1 frame left the network" in run(medium(1, left_network=1)).summary()
+
+
+def test_endpoints_that_dropped_out_are_named_with_the_setting_to_mend() -> None:
+    def endpoint(name: str, state: str, reason: str = "") -> EndpointStatistics:
+        return EndpointStatistics(
+            name, "http://x/v1", "m", state, reason, None, 1.0, False, 4, 0, 10, {}, 0.1, 0.2, 0, 0, 0, 0
+        )
+
+    endpoints = (
+        endpoint("good", "ready"),
+        endpoint("wrong", "parked", "The key is refused. Mend api_key."),
+        endpoint("dear", "spent", "Its max_cost is used up."),
+        endpoint("away", "cooling down", "Nobody answers."),
+    )
+    pool = PoolStatistics(endpoints, 0, 10, 10, 0)
+    lines = dataclasses.replace(run(medium(1)), pool=pool).summary().splitlines()
+    assert lines[1:] == [
+        "Endpoint “wrong” is out: The key is refused. Mend api_key.",
+        "Endpoint “dear” is out: Its max_cost is used up.",
+    ]
+    ended = run(medium(1), ended="No endpoint. “wrong”: The key is refused. Mend api_key.")
+    told = dataclasses.replace(ended, pool=pool)
+    assert told.summary().count("Mend api_key") == 1
 
 
 def test_a_scenes_line_tells_what_it_got_or_why_not() -> None:
