@@ -25,9 +25,9 @@ if sys.version_info < (3, 11):  # noqa: UP036 - what an older Python gets to see
     sys.exit(1)
 
 from haven_vlm import command_line
-from haven_vlm.bootstrap import REQUIREMENTS, ensure_dependencies
+from haven_vlm.bootstrap import ensure_dependencies
 from haven_vlm.command_line import MODES, ExitCode
-from haven_vlm.errors import HavenError, WireError
+from haven_vlm.errors import DependencyError, HavenError, WireError
 from haven_vlm.privacy import redact
 from haven_vlm.stash_log import Display, install_logging, stdout_taken
 from haven_vlm.stash_wire import Envelope, ProgressWriter, read_envelope, reply
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 ReadEnvelope = Callable[[bytes], Envelope]
 
 log = logging.getLogger("haven_vlm_connector")
-
-BEHIND_TASKS = frozenset({r.import_name for r in REQUIREMENTS})
-"""Packages that are imported anew when a fresh set was installed."""
 
 PLUGIN_DIR = Path(__file__).resolve().parent
 
@@ -127,15 +124,7 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None, to
             raise WireError(f"{named}; args.mode must be one of: {', '.join(MODES)}")
         spare_dir = call.config_dir / "haven_vlm"
         log.debug("packages: %s", ensure_dependencies(PLUGIN_DIR, spare_dir=spare_dir))
-        try:
-            importlib.import_module("haven_vlm.tasks")  # needs all packages behind it
-        except ImportError as exc:  # present, but built for another system, or damaged
-            if (exc.name or "").startswith("haven_"):
-                raise  # a part of our own: no package mends that
-            log.warning("A Python package does not load (%s); installing a fresh set", exc)
-            ensure_dependencies(PLUGIN_DIR, spare_dir=spare_dir, distrust_installed=True)
-            for name in [n for n in sys.modules if n.partition(".")[0] in BEHIND_TASKS]:
-                del sys.modules[name]
+        _load_tasks(spare_dir)
         result = asyncio.run(_perform(call, display))
     except HavenError as exc:
         return Outcome("", str(exc), command_line.code_for(exc))
@@ -154,6 +143,34 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None, to
     if not told:
         log.info("%s", result.text)
     return Outcome(result.text, report=result.report)
+
+
+def _load_tasks(spare_dir: Path) -> None:
+    """Import what has all packages behind it; those that do not load are replaced by a fresh set.
+
+    Raises:
+        DependencyError: the fresh set does not load either, or cannot be had.
+    """
+    before = set(sys.modules)
+    try:
+        importlib.import_module("haven_vlm.tasks")
+        return
+    except ImportError as exc:  # present, but built for another Python or another system, or damaged
+        if (exc.name or "").startswith("haven_"):
+            raise  # a part of our own: no package mends that
+        log.warning("A Python package does not load (%s); installing a fresh set", exc)
+    ensure_dependencies(PLUGIN_DIR, spare_dir=spare_dir, distrust_installed=True)
+    # of what was imported until then some is from the set that does not load, or holds parts of it
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] not in sys.stdlib_module_names:
+            del sys.modules[name]
+    try:
+        importlib.import_module("haven_vlm.tasks")
+    except ImportError as exc:
+        raise DependencyError(
+            f"The Python packages were installed and still do not load on this machine ({exc}). "
+            "docs/platforms.md says which systems have them."
+        ) from exc
 
 
 async def _perform(call: Envelope, display: Display) -> TaskResult:

@@ -1,8 +1,8 @@
 """Make the packages the connector needs importable, with as little work as possible.
 
-In this order: already importable and recent enough (no subprocess, no network) → PythonDepManager, the
-community's plugin for that → a private folder filled by pip → one clear sentence. Nothing here runs at
-import time, and nothing here needs more than the standard library.
+In this order: the private folder, once it was needed; already importable and recent enough (both: no subprocess,
+no network) → PythonDepManager, the community's plugin for that → a private folder filled by pip → one clear
+sentence. Nothing here runs at import time, and nothing here needs more than the standard library.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +93,7 @@ def ensure_dependencies(
     homes = [plugin_dir / ".python", *([spare_dir / "python"] if spare_dir else [])]
     folder_name = _folder_name(requirements)
     if not distrust_installed:
-        if not missing(requirements):
-            return "already installed"
+        # first, because it was made for a reason: what else is importable was missing, too old or broken
         for home in homes:
             if _complete(home / folder_name):
                 _use([home / folder_name])
@@ -101,6 +101,8 @@ def ensure_dependencies(
                     with contextlib.suppress(OSError):
                         os.utime(home / folder_name)
                     return f"private folder {home / folder_name}"
+        if not missing(requirements):
+            return "already installed"
         _use(_managed_folders(plugin_dir.parent / "py_dependencies", requirements))
         if not missing(requirements):
             return "installed by PythonDepManager"
@@ -270,20 +272,21 @@ def _install(home: Path, name: str, requirements: Sequence[Requirement], python:
 def _run_pip(python: str, target: Path, requirements: Sequence[Requirement]) -> list[dict[str, str]]:
     """Run pip into `target`; returns what it installed, with the hash of each archive where pip tells."""
     report_file = target / "report.json"
-    base = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--only-binary", ":all:"]
+    options = ["install", "--no-input", "--disable-pip-version-check", "--only-binary", ":all:"]
     specs = [r.pip_spec for r in requirements]
     # --report came with pip 22.2, so an old pip is asked once more without; stashapp-tools' own
     # dependencies have wheels everywhere, so nothing is ever compiled
     for extra in (["--report", str(report_file)], []):
         try:
             run = subprocess.run(
-                [*base, "--target", str(target), *extra, *specs],
+                [*_pip(python), *options, "--target", str(target), *extra, *specs],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 encoding="utf-8",
                 errors="replace",
                 timeout=INSTALL_TIMEOUT_S,
+                env=pip_environment(os.environ),
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
@@ -291,11 +294,7 @@ def _run_pip(python: str, target: Path, requirements: Sequence[Requirement]) -> 
         if run.returncode == 0:
             break
         if "no such option: --report" not in run.stderr:
-            lines = [line.strip() for line in run.stderr.splitlines() if line.strip()]
-            said = next((line for line in reversed(lines) if line.lower().startswith("error")), (lines or ["?"])[-1])
-            if "No module named pip" in run.stderr:
-                said = "pip is not installed for this Python"
-            raise _PipFailed(said[:300])
+            raise _PipFailed(reason(run.stderr))
     installed = []
     if report_file.is_file():
         for item in json.loads(report_file.read_text(encoding="utf-8")).get("install", []):
@@ -305,3 +304,51 @@ def _run_pip(python: str, target: Path, requirements: Sequence[Requirement]) -> 
             installed.append({"name": meta.get("name", "?"), "version": meta.get("version", "?"), "hash": sha})
         report_file.unlink()  # it names addresses that are nobody's business later
     return installed
+
+
+def _pip(python: str) -> list[str]:
+    """How pip is started: the one that is installed, else the one that comes with Python, straight from its wheel."""
+    # -P: Python would import from the working directory, and that is whatever Stash was started in
+    if python == sys.executable and importlib.util.find_spec("pip") is None:
+        with contextlib.suppress(ImportError):
+            bundled = Path(importlib.import_module("ensurepip").__file__ or "").parent / "_bundled"
+            for wheel in sorted(bundled.glob("pip-*.whl")):
+                return [python, "-P", str(wheel / "pip")]
+    return [python, "-P", "-m", "pip"]
+
+
+_ELSEWHERE = (
+    "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_EDITABLE", "PIP_REQUIREMENT", "PIP_NO_DEPS",
+    "PIP_DRY_RUN", "PIP_REPORT", "PIP_PLATFORM", "PIP_PYTHON_VERSION", "PIP_NO_BINARY",
+)  # fmt: skip
+
+
+def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for pip: the user's index, proxy, certificates and cache count; what leads elsewhere does not.
+
+    `--isolated` would ignore those that an installation behind a proxy, or from a mirror, cannot do without.
+    """
+    kept = {name: value for name, value in environ.items() if name.upper() not in _ELSEWHERE}
+    # these two also win over a configuration file that says otherwise
+    return kept | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+
+
+_UNREACHABLE = re.compile(
+    r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|Connection (?:refused|reset)"
+    r"|Temporary failure in name resolution|Max retries exceeded|connection broken by",
+    re.I,
+)
+
+
+def reason(stderr: str) -> str:
+    """What pip's complaints come to, in one line and without any address."""
+    if "No module named pip" in stderr:
+        return "pip is not installed for this Python"
+    if _UNREACHABLE.search(stderr):
+        return "the package registry cannot be reached: is this machine online, and does it need HTTPS_PROXY?"
+    if "No space left on device" in stderr:
+        return "the disk is full"
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if line.lower().startswith("error")), (lines or ["?"])[-1])
+    said = re.sub(r"\(from [^)]*\)|\bhost='[^']*'|\S*://\S*", "", said)
+    return " ".join(said.split())[:300]

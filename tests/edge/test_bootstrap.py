@@ -6,14 +6,18 @@ Pip is played by a module of the same name on PYTHONPATH, so nothing is fetched.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +39,8 @@ if mode == "fails":
 if mode == "old" and "--report" in args:
     print("no such option: --report", file=sys.stderr); sys.exit(2)
 target = pathlib.Path(args[args.index("--target") + 1])
+if mode == "hangs":
+    (target / "half.py").touch(); (log.parent / "hangs").touch(); sys.stdin.close(); import time; time.sleep(60)
 (target / "hoopsmod.py").write_text("BALL = 'round'")
 info = target / "hoops_package-2.2.dist-info"; info.mkdir()
 (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: hoops-package\\nVersion: 2.2\\n")
@@ -256,3 +262,132 @@ def test_the_manager_gets_the_names_that_are_imported() -> None:
 def test_versions_are_compared_by_number(older: str, newer: str) -> None:
     assert bootstrap._release(older) < bootstrap._release(newer)
     assert bootstrap._release("15.0") == bootstrap._release("15")
+
+
+def test_a_private_folder_wins_over_what_made_it_necessary(plugin: Path, pip: Pip) -> None:
+    """After an upgrade of Python PythonDepManager's folders look right and do not load; that is found out once."""
+    _managed(plugin, "2.5")
+    assert ensure_dependencies(plugin, requirements=[HOOPS]) == "installed by PythonDepManager"
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS], distrust_installed=True)
+    forget(plugin)
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
+    assert pip.calls == 1
+
+
+def test_an_upgraded_python_gets_a_folder_of_its_own(plugin: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure_dependencies(plugin, requirements=[HOOPS])
+    forget(plugin)
+    upgraded = SimpleNamespace(**{**vars(sys.implementation), "cache_tag": "cpython-399"})
+    monkeypatch.setattr(sys, "implementation", upgraded)
+    assert "cpython-399" in ensure_dependencies(plugin, requirements=[HOOPS])
+    assert pip.calls == 2
+    assert len([p for p in (plugin / ".python").iterdir() if p.is_dir()]) == 2  # the other may still be in use
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_an_install_that_was_killed_is_done_again(plugin: Path, pip: Pip) -> None:
+    pip.behave("hangs")
+    code = (
+        "import pathlib, sys; from haven_vlm.bootstrap import *; "
+        "ensure_dependencies(pathlib.Path(sys.argv[1]), requirements=[Requirement('hoopsmod', 'hoops-package', '2.1')])"
+    )
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(pip.folder), str(ROOT)]), "PATH": ""}
+    process = subprocess.Popen([sys.executable, "-c", code, str(plugin)], env=environ, start_new_session=True)
+    give_up = time.monotonic() + 60
+    while not (pip.folder / "pip" / "hangs").exists():
+        assert time.monotonic() < give_up and process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(20)
+    assert [p for p in (plugin / ".python").iterdir() if ".part-" in p.name]
+    pip.behave("works")
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
+    (folder,) = [p for p in (plugin / ".python").iterdir() if p.is_dir()]
+    assert not (folder / "half.py").exists()
+
+
+def test_a_set_that_does_not_load_is_replaced_once_and_the_run_goes_on(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugins" / "community" / "ahavenvlmconnector"
+    shutil.copytree(ROOT / "haven_vlm", plugin / "haven_vlm", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ROOT.glob("haven_*.py"):
+        shutil.copy(file, plugin)
+    broken = tmp_path / "broken"
+    (broken / "aiohttp").mkdir(parents=True)
+    (broken / "aiohttp" / "__init__.py").write_text("import yarl\nraise ImportError('built for another Python')")
+    (broken / "aiohttp-99.0.dist-info").mkdir()
+    (broken / "aiohttp-99.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: aiohttp\nVersion: 99.0\n")
+    (broken / "pip").mkdir()
+    (broken / "pip" / "__init__.py").touch()
+    (broken / "pip" / "__main__.py").write_text(_COPYING_PIP, encoding="utf-8")
+    spec = importlib.util.find_spec("aiohttp")
+    assert spec and spec.origin
+    environ = os.environ | {"PYTHONPATH": str(broken), "PATH": "", "HOOPS_SITE": str(Path(spec.origin).parent.parent)}
+    connection = {"Scheme": "http", "Host": "127.0.0.1", "Port": 9, "Dir": str(tmp_path), "PluginDir": str(plugin)}
+    call = json.dumps({"server_connection": connection, "args": {"mode": "check_endpoints"}}).encode()
+    said = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(plugin / "haven_vlm_connector.py")],
+            input=call, capture_output=True, env=environ, timeout=120, check=False,
+        )  # fmt: skip
+        assert "127.0.0.1:9" in json.loads(done.stdout)["error"]  # all is loaded, and Stash is asked
+        said.append(done.stderr.decode())
+    assert "built for another Python" in said[0] and "does not load" in said[0]
+    assert "does not load" not in said[1]
+    assert (broken / "pip" / "calls").read_text() == "x"
+
+
+_COPYING_PIP = """
+import os, pathlib, shutil, sys
+with open(pathlib.Path(__file__).parent / "calls", "a") as log:
+    log.write("x")
+target = pathlib.Path(sys.argv[sys.argv.index("--target") + 1])
+for item in pathlib.Path(os.environ["HOOPS_SITE"]).glob("aiohttp*"):
+    shutil.copytree(item, target / item.name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(...host='x.example'...)'\n"
+         "ERROR: No matching distribution found for av", "cannot be reached"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+        ("/usr/bin/python3: No module named pip", "pip is not installed"),
+        ("noise\nERROR: No matching distribution found for av>=99 (from versions: 1, 2)",
+         "No matching distribution found for av>=99"),
+        ("", "?"),
+    ],
+)  # fmt: skip
+def test_pips_complaints_come_to_one_line(stderr: str, said: str) -> None:
+    assert said in bootstrap.reason(stderr)
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "ERROR: HTTP error 403 while getting https://coach:secret@mirror.example/simple/av (from https://mirror.example)",
+        "ERROR: HTTPSConnectionPool(host='mirror.example', port=443): something",
+    ],
+)
+def test_no_address_is_repeated(stderr: str) -> None:
+    said = bootstrap.reason(stderr)
+    assert "mirror.example" not in said and "secret" not in said and "ERROR: HTTP" in said
+
+
+def test_what_leads_pip_elsewhere_is_left_out_and_the_index_is_kept() -> None:
+    given = {"PIP_TARGET": "/x", "pip_prefix": "/y", "PIP_USER": "1", "PIP_INDEX_URL": "mirror", "HTTPS_PROXY": "proxy"}
+    kept = bootstrap.pip_environment(given)
+    assert kept == {
+        "PIP_INDEX_URL": "mirror", "HTTPS_PROXY": "proxy", "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0",
+    }  # fmt: skip
+
+
+def test_pip_comes_with_python_when_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert bootstrap._pip("another")[1:] == ["-P", "-m", "pip"]
+    (tmp_path / "_bundled").mkdir()
+    (tmp_path / "_bundled" / "pip-25.0-py3-none-any.whl").touch()
+    monkeypatch.setitem(sys.modules, "ensurepip", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    line = bootstrap._pip(sys.executable)
+    assert line[0] == sys.executable and line[-1].endswith(os.path.join("pip-25.0-py3-none-any.whl", "pip"))
