@@ -134,9 +134,7 @@ def _mode(text: str) -> str:
 def _add_connection(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--stash", required=True, metavar="URL", help="address of Stash, such as http://nas:9999")
     group.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds Stash's API key")
-    group.add_argument(
-        "--api-key-file", type=Path, metavar="FILE", help="file that holds it, such as a credential of systemd"
-    )
+    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds it, readable by you alone")
     group.add_argument(
         "--any-certificate", action="store_true", help="take a certificate of Stash that cannot be verified"
     )
@@ -222,7 +220,7 @@ def _api_key(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
             raise ConfigError(f"--api-key-env: the environment variable {options.api_key_env} is not set")
     elif options.api_key_file:
         try:
-            key = options.api_key_file.read_text(encoding="utf-8-sig").strip()
+            key = options.api_key_file.expanduser().read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"--api-key-file: {options.api_key_file} cannot be read: {exc}") from None
         if not key:
