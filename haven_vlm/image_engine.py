@@ -292,7 +292,7 @@ def union(samples: Iterable[Sample], settings: Settings) -> dict[str, float]:
 
 
 def _holding(tags: Mapping[str, float], settings: Settings) -> dict[str, float]:
-    limits = {t.name: settings.threshold if t.threshold is None else t.threshold for t in settings.tag_list}
+    limits = {t.name: settings.threshold if t.threshold is None else t.threshold for t in settings.tuned_tags}
     found = _implied({n: c for n, c in tags.items() if n in limits and c >= limits[n]}, settings.implications)
     for group in settings.exclusive_groups:
         rivals = [name for name in dict.fromkeys(group) if name in found]

@@ -111,9 +111,9 @@ def make_sampler(settings: Settings, duration_ms: int, survey: tuple[Glimpse, ..
 def _rules(settings: Settings, duration_ms: int, tolerance_ms: int) -> Rules:
     return Rules(
         tolerance_ms=tolerance_ms,
-        thresholds={t.name: settings.threshold if t.threshold is None else t.threshold for t in settings.tag_list},
+        thresholds={t.name: settings.threshold if t.threshold is None else t.threshold for t in settings.tuned_tags},
         gaps_ms={
-            t.name: (settings.max_gap if t.max_gap is None else t.max_gap).ms(duration_ms) for t in settings.tag_list
+            t.name: (settings.max_gap if t.max_gap is None else t.max_gap).ms(duration_ms) for t in settings.tuned_tags
         },
     )
 

@@ -148,16 +148,26 @@ class EndpointSettings(Section):
         return self
 
 
-class TagSettings(Section):
-    """One tag of the vocabulary."""
+class TagTuning(Section):
+    """What makes a tag and its markers out of answers; None: as for all tags."""
 
-    name: str = Field(min_length=1, max_length=200, description="Name as the model shall use it.")
-    definition: str = Field("", max_length=2000, description="What the tag means, in a sentence for the model.")
-    aliases: tuple[str, ...] = Field((), description="Other words the model may use for it.")
     threshold: float | None = Field(None, ge=0, le=1, description="Confidence from which it counts.")
     min_marker_duration: Duration | None = Field(None, description="Shorter spans get no marker.")
     max_gap: Duration | None = Field(None, description="Spans closer than this are one.")
     required_duration: Duration | None = Field(None, description="Total time from which the scene gets the tag.")
+
+
+class TagWords(Section):
+    """A tag as the model gets to see it."""
+
+    name: str = Field(min_length=1, max_length=200, description="Name as the model shall use it.")
+    definition: str = Field("", max_length=2000, description="What the tag means, in a sentence for the model.")
+    aliases: tuple[str, ...] = Field((), description="Other words the model may use for it.")
+
+
+class TagSettings(TagTuning, TagWords):
+    """One tag of the vocabulary."""
+
     rename: str | None = Field(None, max_length=200, description="Name of the tag in Stash, if another one.")
 
     @property
@@ -234,6 +244,11 @@ class Settings(Section):
     min_marker_duration: Duration = Field(Length(1.0), description="Shorter spans get no marker.")
     max_gap: Duration = Field(Length(4.0), description="Spans of the same tag closer than this become one.")
     required_duration: Duration = Field(Length(1.0), description="Total time from which a scene gets a tag.")
+    tag_settings: Mapping[str, TagTuning] = Field(
+        default_factory=dict,
+        description="Name in the tag list → `threshold`, `min_marker_duration`, `max_gap`, `required_duration`, which "
+        "win over those in the list, wherever the list stands. *Find Marker Settings* writes here.",
+    )
     create_markers: bool = Field(True, description="Write markers with start and end.")
     create_tags: bool = Field(True, description="Write tags to scenes and images.")
     min_coverage: float = Field(
@@ -302,6 +317,17 @@ class Settings(Section):
         description="Seconds to wait for Stash; hooks of other plugins run inside our requests.",
     )
     log_frames: bool = Field(False, description="Log every answer (debugging).")
+
+    @property
+    def tuned_tags(self) -> tuple[TagSettings, ...]:
+        """The tag list, with what `tag_settings` says of its tags; what it says of others waits for them."""
+        if not self.tag_settings:
+            return self.tag_list
+        own = {
+            name.casefold(): {k: v for k in TagTuning.model_fields if (v := getattr(tuning, k)) is not None}
+            for name, tuning in self.tag_settings.items()
+        }
+        return tuple(tag.model_copy(update=own.get(tag.name.casefold(), {})) for tag in self.tag_list)
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -102,15 +102,22 @@ class Track:
     runs: Sequence[Run]
 
 
-def tracks(samples: Sequence[Sample], thresholds: Mapping[str, float]) -> dict[str, Track]:
-    """Take what analysed samples (ascending by time) say about each tag with its threshold."""
-    times = [s.at_ms for s in samples]
-    turns = [_turns(0), *(_turns(b - a) for a, b in pairwise(times))]
-    away, there = list(accumulate(t.stay_away for t in turns)), list(accumulate(t.stay for t in turns))
-    own = list(accumulate((s.inherited_from_ms is None for s in samples), initial=0))
-    found: dict[str, Track] = {}
-    for tag, threshold in thresholds.items():
-        confidences = [s.tags.get(tag, 0.0) for s in samples]
+class Moments:
+    """The analysed samples of a medium, prepared for reading what they say about one tag after the other."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        """`samples`: analysed ones, ascending by time."""
+        self._samples = samples
+        self._times = [s.at_ms for s in samples]
+        self._turns = [_turns(0), *(_turns(b - a) for a, b in pairwise(self._times))]
+        self._away = list(accumulate(t.stay_away for t in self._turns))
+        self._there = list(accumulate(t.stay for t in self._turns))
+        self._own = list(accumulate((s.inherited_from_ms is None for s in samples), initial=0))
+
+    def track(self, tag: str, threshold: float) -> Track:
+        """What they say about a tag with this threshold."""
+        times = self._times
+        confidences = [s.tags.get(tag, 0.0) for s in self._samples]
         readings = [_read(c, threshold) for c in confidences]
         runs: list[Run] = []
         first = 0
@@ -122,17 +129,22 @@ def tracks(samples: Sequence[Sample], thresholds: Mapping[str, float]) -> dict[s
                     samples=len(weights),
                     named=named,
                     weight=sum(weights),
-                    own=own[last + 1] - own[first],
-                    entry=turns[first],
-                    stay_away=away[last] - away[first],
-                    stay=there[last] - there[first],
+                    own=self._own[last + 1] - self._own[first],
+                    entry=self._turns[first],
+                    stay_away=self._away[last] - self._away[first],
+                    stay=self._there[last] - self._there[first],
                     from_ms=(times[max(0, first - 1)] + times[first]) // 2,
                     until_ms=(times[last] + times[min(len(times) - 1, last + 1)]) // 2,
                 )
             )
             first = last + 1
-        found[tag] = Track(times, confidences, runs)
-    return found
+        return Track(times, confidences, runs)
+
+
+def tracks(samples: Sequence[Sample], thresholds: Mapping[str, float]) -> dict[str, Track]:
+    """Take what analysed samples (ascending by time) say about each tag with its threshold."""
+    moments = Moments(samples)
+    return {tag: moments.track(tag, threshold) for tag, threshold in thresholds.items()}
 
 
 @lru_cache(maxsize=4096)
@@ -151,11 +163,18 @@ def _turns(gap_ms: int) -> Turns:
     return Turns(math.log1p(-come), math.log(come), math.log1p(-go), math.log(go))
 
 
-def decode(tracks: Mapping[str, Track]) -> dict[str, list[bool]]:
+Errors = tuple[int, int, int, int]
+"""False alarms, frames without the tag, misses, frames with it."""
+
+NO_ERRORS: Errors = (0, 0, 0, 0)
+
+
+def decode(tracks: Mapping[str, Track], *, beside: Errors = NO_ERRORS) -> dict[str, list[bool]]:
     """The most likely course of each tag: for each of its samples, whether the tag is there.
 
     A course turns only where the answers do. Tags share what is learned about the model's errors; one that is read
-    worse than the others has its own rates.
+    worse than the others has its own rates. `beside`: errors counted on other tags of the same medium, which are not
+    to be decoded anew; they are shared, too.
     """
     best, best_score = dict[str, list[bool]](), -math.inf
     for start in STARTS:
@@ -170,7 +189,7 @@ def decode(tracks: Mapping[str, Track]) -> dict[str, list[bool]]:
                 courses[tag] = course
             if courses == before:
                 break
-            noises = _learned(tracks, courses)
+            noises = _learned(tracks, courses, beside)
         if score > best_score:
             best, best_score = courses, score
     return {
@@ -243,9 +262,17 @@ def _stretches(course: Sequence[bool]) -> list[tuple[int, int]]:
     return found
 
 
-def _learned(tracks: Mapping[str, Track], courses: Mapping[str, Sequence[bool]]) -> dict[str, Noise]:
+def errors(track: Track, course: Sequence[bool]) -> Errors:
+    """What a course, as `decode` gives it, says about the model's errors."""
+    starts = accumulate((run.samples for run in track.runs[:-1]), initial=0)
+    return _errors(track.runs, [course[at] for at in starts])
+
+
+def _learned(
+    tracks: Mapping[str, Track], courses: Mapping[str, Sequence[bool]], beside: Errors = NO_ERRORS
+) -> dict[str, Noise]:
     counts = {tag: _errors(tracks[tag].runs, courses[tag]) for tag in tracks}
-    alarms, absent, misses, present = (sum(c[i] for c in counts.values()) for i in range(4))
+    alarms, absent, misses, present = (sum((c[i] for c in counts.values()), beside[i]) for i in range(4))
     # a little doubt that many frames wash away: one false alarm in a hundred frames, one miss in sixty
     alarm, miss = (alarms + 1) / (absent + 100), (misses + 0.5) / (present + 30)
 
@@ -259,8 +286,7 @@ def _learned(tracks: Mapping[str, Track], courses: Mapping[str, Sequence[bool]])
     return {tag: noise(*c) for tag, c in counts.items()}
 
 
-def _errors(runs: Sequence[Run], course: Sequence[bool]) -> tuple[int, int, int, int]:
-    """False alarms, frames without the tag, misses, frames with it."""
+def _errors(runs: Sequence[Run], course: Sequence[bool]) -> Errors:
     alarms = absent = misses = present = 0
     for run, there in zip(runs, course, strict=True):
         if there:

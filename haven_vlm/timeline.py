@@ -8,7 +8,7 @@ Each rule of the settings has one place: `threshold` in `spans.tracks`, `max_gap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -45,7 +45,7 @@ class Rules:
     def of(cls, settings: Settings, duration_ms: int) -> Rules:
         """The rules that settings mean for a medium of this length; a tag's own settings win."""
         rules = {}
-        for tag in settings.tag_list:
+        for tag in settings.tuned_tags:
             gap = settings.max_gap if tag.max_gap is None else tag.max_gap
             marker = settings.min_marker_duration if tag.min_marker_duration is None else tag.min_marker_duration
             required = settings.required_duration if tag.required_duration is None else tag.required_duration
@@ -86,7 +86,11 @@ def conclude(samples: Mapping[int, Sample], duration_ms: int, settings: Settings
         duration_ms: length of the medium; spans never reach beyond it.
     """
     rules = Rules.of(settings, duration_ms)
-    found = spans(samples, duration_ms, rules)
+    return judged(spans(samples, duration_ms, rules), rules)
+
+
+def judged(found: Sequence[Span], rules: Rules) -> Findings:
+    """Of all spans, what is long enough for a marker, and of what there is enough for a tag."""
     totals: dict[str, TagTotal] = {}
     for span in found:
         before = totals.get(span.tag, TagTotal(0, 0.0))
@@ -105,27 +109,29 @@ def spans(samples: Mapping[int, Sample], duration_ms: int, rules: Rules) -> list
         return []
     named = {tag for sample in analysed for tag in sample.tags}
     read = tracks(analysed, {tag: rule.threshold for tag, rule in rules.tags.items() if tag in named})
-    usual = _usual_distance(analysed, duration_ms)
+    usual = usual_distance(analysed, duration_ms)
     by_tag: dict[str, list[Span]] = {}
     for tag, course in decode(read).items():
         gap = rules.tags[tag].max_gap_ms
         raw = stretches(read[tag], course, duration_ms, reach_ms=max(usual, gap))
         by_tag[tag] = merge((Span(tag, start, end, confidence) for start, end, confidence in raw), gap)
-    by_tag = _related(by_tag, rules)
+    by_tag = related(by_tag, rules)
     return sorted((s for found in by_tag.values() for s in found), key=lambda s: (s.start_ms, s.end_ms, s.tag))
 
 
-def _usual_distance(analysed: list[Sample], duration_ms: int) -> int:
+def usual_distance(analysed: Sequence[Sample], duration_ms: int) -> int:
+    """Milliseconds between analysed samples (ascending by time) that three of four keep."""
     distances = sorted(b.at_ms - a.at_ms for a, b in pairwise(analysed))
     return distances[len(distances) * 3 // 4] if distances else duration_ms
 
 
-def _related(by_tag: dict[str, list[Span]], rules: Rules) -> dict[str, list[Span]]:
+def related(by_tag: Mapping[str, list[Span]], rules: Rules) -> dict[str, list[Span]]:
     """Apply implications and exclusive groups, so that both hold at every moment.
 
     What a tag implies gets its time first; then the surest of a group wins; then a tag goes where something that it
     implies has lost.
     """
+    by_tag = dict(by_tag)
     implied = _closure(rules.implications or {})
     for tag, others in implied.items():
         for other in others:

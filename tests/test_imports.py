@@ -17,7 +17,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "contracts and pure logic",
         """ports pool_ports stash_ports settings prompts replies progress reports page_data spans refinement shots
         sampling timeline resilience budget concurrency stations confidence framing tone privacy endpoint_faults
-        corrections ownership undo_plan selection together stash_address stash_faults stash_queries""",
+        corrections ownership undo_plan agreement reviewed marker_search tuning selection
+        together stash_address stash_faults stash_queries""",
     ),
     (
         "adapters",
