@@ -46,25 +46,32 @@ class Requirement:
     import_name: str
     pip_name: str
     minimum: str
+    below: str = ""
+    """The first release that is not known to work, a major one as a rule; empty: none."""
 
     @property
     def pip_spec(self) -> str:
-        """For pip: 'pillow>=10.4'."""
-        return f"{self.pip_name}>={self.minimum}"
+        """For pip: 'pillow>=10.4,<15'."""
+        return f"{self.pip_name}>={self.minimum}" + (f",<{self.below}" if self.below else "")
 
     @property
     def manager_spec(self) -> str:
-        """For PythonDepManager, which imports what it installed: 'PIL:pillow>=10.4'."""
-        return f"{self.import_name}:{self.pip_spec}"
+        """For PythonDepManager, which imports what it installed and knows no upper bounds: 'PIL:pillow>=10.4'."""
+        return f"{self.import_name}:{self.pip_name}>={self.minimum}"
+
+    def admits(self, version: str) -> bool:
+        """Whether a release will do; what pip left half done can have no version at all."""
+        found = _release(version)
+        return bool(version) and found >= _release(self.minimum) and not (self.below and found >= _release(self.below))
 
 
 REQUIREMENTS = (
-    Requirement("aiohttp", "aiohttp", "3.10.11"),
-    Requirement("av", "av", "18.1"),
-    Requirement("PIL", "pillow", "10.4"),
-    Requirement("pydantic", "pydantic", "2.8"),
-    Requirement("yaml", "PyYAML", "6.0"),
-    Requirement("stashapi", "stashapp-tools", "0.2.58"),
+    Requirement("aiohttp", "aiohttp", "3.10.11", "4"),
+    Requirement("av", "av", "18.1", "20"),
+    Requirement("PIL", "pillow", "10.4", "15"),
+    Requirement("pydantic", "pydantic", "2.8", "3"),
+    Requirement("yaml", "PyYAML", "6.0", "7"),
+    Requirement("stashapi", "stashapp-tools", "0.2.58", "0.3"),
 )
 
 
@@ -134,7 +141,7 @@ def ensure_dependencies(
 
 
 def missing(requirements: Iterable[Requirement]) -> list[Requirement]:
-    """Those that are not importable, or too old. Costs no subprocess and imports nothing."""
+    """Those that are not importable, too old or too new. Costs no subprocess and imports nothing."""
     return [r for r in requirements if not _importable(r)]
 
 
@@ -145,8 +152,7 @@ def _importable(requirement: Requirement) -> bool:
         found = importlib.metadata.version(requirement.pip_name)
     except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
         return False
-    # what pip left half done can have no version at all
-    return bool(found) and _release(found) >= _release(requirement.minimum)
+    return bool(found) and requirement.admits(found)
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -183,7 +189,7 @@ def _managed_folders(base: Path, requirements: Iterable[Requirement]) -> list[Pa
         with contextlib.suppress(OSError):
             for folder in base.glob(f"{requirement.import_name}_*"):
                 found = _version_in(folder, requirement.pip_name)
-                if found and _release(found) >= _release(requirement.minimum):
+                if found and requirement.admits(found):
                     candidates.append((_release(found), folder))
         if candidates:
             chosen.append(max(candidates, key=lambda pair: pair[0])[1])

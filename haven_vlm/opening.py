@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -23,6 +24,9 @@ MAX_PIXELS = 16384 * 8192
 
 _OF_STILLS = frozenset({"mjpeg", "png", "gif", "bmp", "webp", "tiff"})
 _PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp"})
+
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Titles in odd encodings must not keep us from a video; PyAV 19 has no such option and takes them all."""
 
 av.logging.set_level(None)  # FFmpeg's chatter would land on stderr, which Stash reads as our log
 
@@ -44,7 +48,7 @@ def open_container(location: Location, timeout: tuple[float, float]) -> InputCon
         raise refusal
     # as `options` they would go to each stream as well, and older PyAV crashes on streams that turn up late
     with _translated(location):
-        container = av.open(target, container_options=options, timeout=timeout, metadata_errors="replace")
+        container = av.open(target, container_options=options, timeout=timeout, **_LENIENT)
     if container.format.name in _PLAYLISTS:
         container.close()
         raise MediaUnreadable(f"{location.title} is a playlist, not a video.")

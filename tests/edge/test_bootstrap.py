@@ -230,6 +230,15 @@ def test_what_the_manager_has_installed_and_is_too_old_is_not_used(plugin: Path,
     assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
 
 
+def test_a_release_that_is_not_known_to_work_is_left_alone(plugin: Path, pip: Pip) -> None:
+    bounded = Requirement("hoopsmod", "hoops-package", "2.1", "3")
+    assert bounded.pip_spec == "hoops-package>=2.1,<3" and bounded.manager_spec == "hoopsmod:hoops-package>=2.1"
+    assert [v for v in ("", "2.0", "2.1", "2.99.1", "3", "3.0.0", "4.1") if bounded.admits(v)] == ["2.1", "2.99.1"]
+    _managed(plugin, "3.0")
+    assert "private folder" in ensure_dependencies(plugin, requirements=[bounded])
+    assert pip.calls == 1
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_the_manager_is_asked_first_when_git_is_there(
     plugin: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch, works: bool
