@@ -48,7 +48,7 @@ def open_container(location: Location, timeout: tuple[float, float]) -> InputCon
         raise refusal
     # as `options` they would go to each stream as well, and older PyAV crashes on streams that turn up late
     with _translated(location):
-        container = av.open(target, container_options=options, timeout=timeout, **_LENIENT)
+        container: InputContainer = av.open(target, container_options=options, timeout=timeout, **_LENIENT)
     if container.format.name in _PLAYLISTS:
         container.close()
         raise MediaUnreadable(f"{location.title} is a playlist, not a video.")

@@ -323,8 +323,8 @@ def test_a_set_that_does_not_load_is_replaced_once_and_the_run_goes_on(tmp_path:
     broken = tmp_path / "broken"
     (broken / "aiohttp").mkdir(parents=True)
     (broken / "aiohttp" / "__init__.py").write_text("import yarl\nraise ImportError('built for another Python')")
-    (broken / "aiohttp-99.0.dist-info").mkdir()
-    (broken / "aiohttp-99.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: aiohttp\nVersion: 99.0\n")
+    (broken / "aiohttp-3.99.dist-info").mkdir()
+    (broken / "aiohttp-3.99.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: aiohttp\nVersion: 3.99\n")
     (broken / "pip").mkdir()
     (broken / "pip" / "__init__.py").touch()
     (broken / "pip" / "__main__.py").write_text(_COPYING_PIP, encoding="utf-8")
