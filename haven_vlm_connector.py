@@ -187,7 +187,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     from haven_vlm.multiplexer import Multiplexer
     from haven_vlm.picture import Preparation
     from haven_vlm.progress import Progress
-    from haven_vlm.prompts import build_prompt
+    from haven_vlm.prompts import build_prompt, build_several_prompt
     from haven_vlm.reading import VideoReader
     from haven_vlm.sampling import make_sampler
     from haven_vlm.tasks import TASKS, Options, TaskContext
@@ -228,6 +228,9 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 skip_similar=settings.skip_similar_frames,
                 any_model=any_model,
                 log_frames=settings.log_frames,
+                make_several=lambda some, n: build_several_prompt(some, n, instructions=settings.instructions),
+                frames_per_question=settings.frames_per_question,
+                time_limit_ms=settings.max_time_per_scene.ms if settings.max_time_per_scene is not None else None,
             )
 
         def make_clip_analyzer(terms: Sequence[Term], any_model: bool) -> BuiltInEngine:

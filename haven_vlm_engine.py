@@ -9,33 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_left, insort
-from collections import Counter, OrderedDict
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from functools import cache
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from functools import cache, cached_property
 
 from haven_vlm.errors import HavenError, MediaUnreadable
-from haven_vlm.facts import Answer, Frame, Glimpse, Outcome, Prompt, Question, Sample, Term, Wish
-from haven_vlm.likeness import is_blank, same_picture
+from haven_vlm.facts import Frame, Glimpse, Outcome, Prompt, Question, Sample, Term, Wish
+from haven_vlm.likeness import is_blank
 from haven_vlm.pool_ports import VisionPool
 from haven_vlm.ports import (
     Analysis,
     AnswerKey,
     FrameReader,
-    PartlyKnown,
     ProgressSink,
     Sampler,
     TermwiseAnswers,
     VideoJob,
 )
+from haven_vlm.video_look import Look, OnlyThese, merged
 from haven_vlm_utility import clock_text, first_error
 
 log = logging.getLogger(__name__)
-
-SPARE_BYTES = 8 * 1024 * 1024
-"""Most that decoded pictures kept for the next pass may take, for each video."""
 
 SamplerFactory = Callable[[int, tuple[Glimpse, ...] | None], Sampler]
 """Duration in milliseconds and (if `needs_survey`) the keyframes → where to look."""
@@ -57,7 +53,20 @@ class BuiltInEngine:
         skip_similar: bool = True,
         any_model: bool = False,
         log_frames: bool = False,
+        make_several: Callable[[Sequence[Term], int], Prompt] | None = None,
+        frames_per_question: int = 1,
+        time_limit_ms: Callable[[int], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            needs_survey: the sampler wants to see the keyframes.
+            skip_similar: frames that look like their neighbour take over its answer.
+            any_model: answers of any model count as known.
+            make_several: terms and number of pictures → the prompt for them; None: one picture a question, always.
+            frames_per_question: pictures of the coarse look that share a question, where an endpoint can.
+            time_limit_ms: duration of a video → how long one run may work on it, from its first question on.
+        """
         self._pool = pool
         self._store = store
         self._make_prompt = cache(make_prompt)
@@ -68,16 +77,30 @@ class BuiltInEngine:
         self._skip_similar = skip_similar
         self._any_model = any_model
         self._log_frames = log_frames
+        self._make_several = cache(make_several) if make_several is not None else None
+        self._most = frames_per_question if make_several is not None else 1
+        self._time_limit_ms = time_limit_ms
+        self._clock = clock
 
     async def analyse(self, job: VideoJob) -> Analysis:
         """See `Analyzer.analyse`."""
         key = AnswerKey(job.identity, job.picture, self._prompt)
-        known = await self._store.known_partly(key, None if self._any_model else self._pool.models)
-        look = _Look(
+        models = None if self._any_model else self._pool.models
+        known = await self._store.known_partly(key, models)
+        severally: set[int] = set()
+        # what several frames were asked at once is good enough where that is wanted, or where nothing else is
+        if self._make_several is not None and (self._most > 1 or job.known_times_only):
+            others = await self._store.known_partly(self._several_key(key), models)
+            for at_ms, other in others.items():
+                if at_ms not in known or known[at_ms].missing:
+                    severally.add(at_ms)
+                    known[at_ms] = merged(known[at_ms], other) if at_ms in known else other
+        look = Look(
             job=job,
             key=key,
             seen={at_ms: k.sample for at_ms, k in known.items() if not k.missing},
             partly={at_ms: k for at_ms, k in known.items() if k.missing},
+            severally=severally,
         )
         look.reused = len(look.seen)
         try:
@@ -89,7 +112,7 @@ class BuiltInEngine:
             raise first_error(group, HavenError) from None
         return look.analysis()
 
-    async def _run(self, look: _Look, stack: AsyncExitStack) -> None:
+    async def _run(self, look: Look, stack: AsyncExitStack) -> None:
         job = look.job
         look.duration_ms = job.duration_ms or 0
         known_times = sorted({*look.seen, *look.partly}) if job.known_times_only else []
@@ -99,10 +122,10 @@ class BuiltInEngine:
             reader = await stack.enter_async_context(job.open_reader())
             glimpses = await reader.survey() if self._needs_survey else None
             look.duration_ms = await _length(look.duration_ms, reader)
-        sampler: Sampler = _OnlyThese(known_times) if known_times else self._make_sampler(look.duration_ms, glimpses)
+        sampler: Sampler = OnlyThese(known_times) if known_times else self._make_sampler(look.duration_ms, glimpses)
         self._progress.done(job.lane, len(look.seen), known=True)
         async with asyncio.TaskGroup() as tasks:
-            while True:
+            while not self._is_out_of_time(look):
                 settled = look.settled
                 # in a thread: a search over thousands of samples takes longer than the loop may be held up
                 planned, wish = await asyncio.to_thread(_evaluated, sampler, dict(look.seen))
@@ -121,42 +144,50 @@ class BuiltInEngine:
                         look.duration_ms = length_ms
                         sampler = self._make_sampler(length_ms, glimpses)
                         continue
-                look.bad_frames = await self._pass(look, reader, tasks, now, wish.maybe)
+                look.bad_frames = await self._pass(look, reader, tasks, now, wish)
 
-    async def _pass(
-        self, look: _Look, reader: FrameReader, tasks: asyncio.TaskGroup, now: list[int], maybe: tuple[int, ...]
-    ) -> int:
+    async def _pass(self, look: Look, reader: FrameReader, tasks: asyncio.TaskGroup, now: list[int], wish: Wish) -> int:
         """Decode the wanted times once, in order, and set a question going for each; returns the bad frames so far."""
         stored = {t: f for t in now if (f := look.spare.take(t)) is not None}
-        extra = [t for t in maybe if t not in look.seen and t not in look.under_way and t not in look.spare]
+        extra = [t for t in wish.maybe if t not in look.seen and t not in look.under_way and t not in look.spare]
         wanted = sorted({*(t for t in now if t not in stored), *extra})
         for frame in stored.values():
-            await self._consider(look, frame, tasks)
+            await self._consider(look, frame, tasks, wish.coarse)
         missing = set(wanted) - set(extra)
         if wanted:
-            frames = reader.frames(wanted)
             try:
-                async for frame in frames:
-                    if frame.at_ms not in missing:
-                        look.spare.put(frame)
-                        continue
-                    missing.discard(frame.at_ms)
-                    await self._consider(look, frame, tasks)
+                async with aclosing(reader.frames(wanted)) as frames:
+                    async for frame in frames:
+                        if self._is_out_of_time(look):
+                            missing.clear()  # they could have been decoded
+                            break
+                        if frame.at_ms not in missing:
+                            look.spare.put(frame)
+                            continue
+                        missing.discard(frame.at_ms)
+                        await self._consider(look, frame, tasks, wish.coarse)
             except MediaUnreadable as exc:
                 if not look.seen and not look.under_way:
                     raise
                 log.warning("%s: part of the file cannot be decoded: %s", look.job.label, exc)
+        await self._ask_waiting(look, tasks, to_the_last=True)
         self._give_up(look, missing)
         return reader.bad_frames
 
-    def _give_up(self, look: _Look, times_ms: Collection[int]) -> None:
+    def _is_out_of_time(self, look: Look) -> bool:
+        if self._time_limit_ms is not None and look.began_s is not None and not look.is_out_of_time:
+            limit_ms = self._time_limit_ms(look.duration_ms)
+            look.is_out_of_time = (self._clock() - look.began_s) * 1000 >= limit_ms
+        return look.is_out_of_time
+
+    def _give_up(self, look: Look, times_ms: Collection[int]) -> None:
         """Settle moments of which there is no picture."""
         for at_ms in times_ms:
             look.problems["no picture can be decoded"] += 1
             look.settle(Sample(at_ms, at_ms, Outcome.UNDECODABLE))
             self._progress.done(look.job.lane)
 
-    async def _consider(self, look: _Look, frame: Frame, tasks: asyncio.TaskGroup) -> None:
+    async def _consider(self, look: Look, frame: Frame, tasks: asyncio.TaskGroup, coarse: Collection[int] = ()) -> None:
         """Answer a frame without a question if it looks like its neighbour or is black; else ask."""
         if frame.at_ms in look.partly:
             await self._start(look, frame, tasks)  # half an answer is worth more than a neighbour's
@@ -178,16 +209,35 @@ class BuiltInEngine:
             if settled.outcome.analysed:
                 await self._inherit(look, _inherited(frame, settled))
                 return
-        await self._start(look, frame, tasks)
+        if self._most > 1 and frame.at_ms in coarse:
+            look.asking(frame)
+            look.waiting.append(frame)
+            await self._ask_waiting(look, tasks, to_the_last=False)
+        else:
+            await self._start(look, frame, tasks)
 
-    async def _start(self, look: _Look, frame: Frame, tasks: asyncio.TaskGroup) -> None:
+    async def _ask_waiting(self, look: Look, tasks: asyncio.TaskGroup, *, to_the_last: bool) -> None:
+        """Ask about the frames that wait for company, as many at once as an endpoint takes."""
+        while look.waiting:
+            together = min(self._most, self._pool.pictures(local_only=look.job.local_only, kind=look.job.kind))
+            if len(look.waiting) < together and not to_the_last:
+                return
+            frames, look.waiting = look.waiting[:together], look.waiting[together:]
+            if len(frames) == 1:
+                await self._start(look, frames[0], tasks)
+                continue
+            admitted = asyncio.Event()
+            tasks.create_task(self._ask_several(look, frames, tasks, admitted))
+            await admitted.wait()
+
+    async def _start(self, look: Look, frame: Frame, tasks: asyncio.TaskGroup) -> None:
         """Set a frame's question going, and go on once the pool has given leave: decoding waits here."""
         look.asking(frame)
         admitted = asyncio.Event()
         tasks.create_task(self._ask(look, frame, admitted))
         await admitted.wait()
 
-    async def _ask(self, look: _Look, frame: Frame, admitted: asyncio.Event) -> None:
+    async def _ask(self, look: Look, frame: Frame, admitted: asyncio.Event) -> None:
         job = look.job
         partly = look.partly.get(frame.at_ms)
         prompt = self._make_prompt(partly.missing) if partly else self._prompt
@@ -195,7 +245,7 @@ class BuiltInEngine:
         try:
             # the ticket is taken by the task that uses it, so that one cancelled before its start holds none
             async with self._pool.ticket(job.lane, local_only=job.local_only, kind=job.kind) as ticket:
-                admitted.set()
+                self._admitted(look, admitted)
                 answer = await ticket.ask(question)
             key = replace(look.key, prompt=prompt)
             await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
@@ -207,11 +257,71 @@ class BuiltInEngine:
         if partly and outcome.analysed:  # the new terms' answer joins what is known of the others
             tags = {**partly.sample.tags, **tags}
             outcome = Outcome.TAGS if tags else Outcome.NONE
-        sample = Sample(frame.at_ms, frame.shown_ms, outcome, tags, answer.model)
+        await self._settle(look, frame, Sample(frame.at_ms, frame.shown_ms, outcome, tags, answer.model))
+
+    def _admitted(self, look: Look, admitted: asyncio.Event) -> None:
+        if look.began_s is None:
+            look.began_s = self._clock()
+        admitted.set()
+
+    async def _ask_several(
+        self, look: Look, frames: Sequence[Frame], tasks: asyncio.TaskGroup, admitted: asyncio.Event
+    ) -> None:
+        """One question about several frames; those it brings no answer for are asked about again, by themselves."""
+        job = look.job
+        question = Question(
+            self._several_prompt(len(frames)),
+            tuple(f.jpeg for f in frames),
+            job.local_only,
+            f"{job.lane} from {clock_text(frames[0].at_ms)} to {clock_text(frames[-1].at_ms)}",
+        )
+        try:
+            async with self._pool.ticket(job.lane, local_only=job.local_only, kind=job.kind) as ticket:
+                self._admitted(look, admitted)
+                answer = await ticket.ask(question)
+            each = answer.each or (answer,) * len(frames)
+            good = [(f, a) for f, a in zip(frames, each, strict=True) if answer.each and a.outcome.analysed]
+            key = self._several_key(look.key)
+            records = (self._store.record(key, at_ms=f.at_ms, shown_ms=f.shown_ms, answer=own) for f, own in good)
+            await asyncio.gather(*records)  # one commit for all
+        except BaseException:
+            look.under_way.difference_update(f.at_ms for f in frames)
+            raise
+        look.count(answer, pictures=len(frames))
+        for frame, own in good:
+            look.severally.add(frame.at_ms)
+            await self._settle(look, frame, Sample(frame.at_ms, frame.shown_ms, own.outcome, dict(own.tags), own.model))
+        again = [f for f in frames if f.at_ms not in {g.at_ms for g, _ in good}]
+        together = min(self._most, self._pool.pictures(local_only=job.local_only, kind=job.kind))
+        if good or together >= len(frames):
+            together = 1  # it was not for their number: whatever spoils them shall not spoil others again
+        if again:
+            log.debug("%s: %d of %d frames get a question of their own: %s", job.lane, len(again), len(frames), answer)
+        for first in range(0, len(again), together):
+            some = again[first : first + together]
+            if len(some) == 1:
+                tasks.create_task(self._ask(look, some[0], asyncio.Event()))
+            else:
+                tasks.create_task(self._ask_several(look, some, tasks, asyncio.Event()))
+
+    @cached_property
+    def _several_wording(self) -> Prompt:
+        return self._several_prompt(2)
+
+    def _several_prompt(self, pictures: int) -> Prompt:
+        assert self._make_several is not None
+        return self._make_several(self._prompt.terms, pictures)
+
+    def _several_key(self, key: AnswerKey) -> AnswerKey:
+        """The same, for answers that came from a question with several pictures; their number does not matter."""
+        return replace(key, prompt=self._several_wording)
+
+    async def _settle(self, look: Look, frame: Frame, sample: Sample) -> None:
+        """Take in a frame's answer, for those that look the same as well."""
         look.settle(sample)
         self._progress.done(look.job.lane)
         if self._log_frames:
-            log.info("%s at %s: %s %s", look.job.lane, clock_text(frame.at_ms), answer.outcome, dict(answer.tags))
+            log.info("%s at %s: %s %s", look.job.lane, clock_text(frame.at_ms), sample.outcome, dict(sample.tags))
         for follower in look.followers.pop(frame.at_ms, ()):
             if sample.outcome.analysed:
                 await self._inherit(look, _inherited(follower, sample))
@@ -219,8 +329,12 @@ class BuiltInEngine:
                 look.under_way.discard(follower.at_ms)
                 look.spare.put(follower)  # its neighbour has no answer: it will be asked itself
 
-    async def _inherit(self, look: _Look, sample: Sample) -> None:
-        await self._store.record_inherited(look.key, sample=sample)
+    async def _inherit(self, look: Look, sample: Sample) -> None:
+        key = look.key
+        if sample.inherited_from_ms in look.severally:
+            key = self._several_key(key)
+            look.severally.add(sample.at_ms)
+        await self._store.record_inherited(key, sample=sample)
         look.inherited += 1
         look.settle(sample)
         self._progress.done(look.job.lane)
@@ -234,14 +348,14 @@ async def _length(known_ms: int, reader: FrameReader) -> int:
     """How long the pictures last, in milliseconds.
 
     Stash counts the sound too, and what lies behind the last picture is nobody's fault: the shorter length holds.
-    Where neither Stash nor the container knows (raw streams, recordings that were cut off), the last keyframe tells.
+    Where neither Stash nor the container knows (raw streams, recordings that were cut off), it is read to its end.
 
     Raises:
         MediaUnreadable: nothing tells.
     """
     lengths = [ms for ms in (known_ms, reader.info.duration_ms or 0) if ms > 0]
-    if not lengths:
-        lengths = [glimpse.at_ms + 1 for glimpse in (await reader.survey())[-1:]]
+    if not lengths and (measured_ms := await reader.measure()) > 0:
+        lengths = [measured_ms]
     if not lengths:
         raise MediaUnreadable("its length cannot be found out: no picture of it can be decoded")
     return min(lengths)
@@ -249,126 +363,3 @@ async def _length(known_ms: int, reader: FrameReader) -> int:
 
 def _inherited(frame: Frame, source: Sample) -> Sample:
     return replace(source, at_ms=frame.at_ms, shown_ms=frame.shown_ms, inherited_from_ms=source.at_ms)
-
-
-class _OnlyThese:
-    """A `Sampler` that wants given moments and no others."""
-
-    def __init__(self, times_ms: Sequence[int]) -> None:
-        self._times_ms = times_ms
-
-    def wish(self, seen: Mapping[int, Sample]) -> Wish:
-        return Wish(now=tuple(t for t in self._times_ms if t not in seen))
-
-    def planned(self, seen: Mapping[int, Sample]) -> int:
-        return len(self._times_ms)
-
-
-class _Spare:
-    """Decoded pictures that may be wanted in the next pass, bounded in bytes; the oldest go first."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._frames: OrderedDict[int, Frame] = OrderedDict()
-        self._bytes = 0
-
-    def __contains__(self, at_ms: int) -> bool:
-        return at_ms in self._frames
-
-    def put(self, frame: Frame) -> None:
-        if frame.at_ms in self._frames:
-            return
-        self._frames[frame.at_ms] = frame
-        self._bytes += len(frame.jpeg)
-        while self._bytes > self._limit:
-            _, dropped = self._frames.popitem(last=False)
-            self._bytes -= len(dropped.jpeg)
-
-    def take(self, at_ms: int) -> Frame | None:
-        frame = self._frames.pop(at_ms, None)
-        if frame is not None:
-            self._bytes -= len(frame.jpeg)
-        return frame
-
-
-@dataclass(slots=True)
-class _Look:
-    """The state of looking at one video."""
-
-    job: VideoJob
-    key: AnswerKey
-    seen: dict[int, Sample]
-    partly: dict[int, PartlyKnown]
-    """Moments that were asked about some of the terms only."""
-    reused: int = 0
-    duration_ms: int = 0
-    settled: int = 0
-    """Samples settled so far, whatever came of them."""
-    asked: int = 0
-    inherited: int = 0
-    left_network: int = 0
-    bad_frames: int = 0
-    problems: Counter[str] = field(default_factory=Counter)
-    under_way: set[int] = field(default_factory=set)
-    """Times that are being asked about, or wait for their leader's answer."""
-    followers: dict[int, list[Frame]] = field(default_factory=dict)
-    spare: _Spare = field(default_factory=lambda: _Spare(SPARE_BYTES))
-    _lumas: dict[int, bytes] = field(default_factory=dict)
-    _luma_times: list[int] = field(default_factory=list)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def asking(self, frame: Frame) -> None:
-        self.under_way.add(frame.at_ms)
-        if frame.at_ms not in self._lumas:
-            insort(self._luma_times, frame.at_ms)
-        self._lumas[frame.at_ms] = frame.luma
-        if len(self._lumas) > 4096:  # two hours at 2 s; what is dropped costs a question, never an answer
-            del self._lumas[self._luma_times.pop(0)]
-
-    def alike(self, frame: Frame) -> int | None:
-        """The nearest asked frame on either side that looks the same.
-
-        Frames are compared with frames that were really asked, so likeness cannot drift along a chain.
-        """
-        position = bisect_left(self._luma_times, frame.at_ms)
-        sides = self._luma_times[max(0, position - 1) : position + 1]
-        for leader in sorted(sides, key=lambda t: abs(t - frame.at_ms)):
-            if same_picture(self._lumas[leader], frame.luma):
-                return leader
-        return None
-
-    def follow(self, leader: int, frame: Frame) -> None:
-        self.under_way.add(frame.at_ms)
-        self.followers.setdefault(leader, []).append(frame)
-
-    def count(self, answer: Answer) -> None:
-        self.asked += 1
-        self.left_network += answer.remote
-        if not answer.outcome.analysed:
-            self.problems[answer.detail or str(answer.outcome)] += 1
-
-    def settle(self, sample: Sample) -> None:
-        self.under_way.discard(sample.at_ms)
-        self.seen[sample.at_ms] = sample
-        self.settled += 1
-        self._changed.set()
-
-    async def wait_for_change(self, since: int) -> None:
-        """Wait until enough has been settled since then that looking for new wishes is worth its cost."""
-        enough = since + max(1, len(self.under_way) // 4)
-        while self.settled < enough and self.under_way:
-            self._changed.clear()
-            await self._changed.wait()
-
-    def analysis(self) -> Analysis:
-        samples: Mapping[int, Sample] = dict(sorted(self.seen.items()))
-        return Analysis(
-            samples=samples,
-            duration_ms=self.duration_ms or max(samples, default=0),
-            asked=self.asked,
-            reused=self.reused,
-            inherited=self.inherited,
-            bad_frames=self.bad_frames,
-            left_network=self.left_network,
-            problems=dict(self.problems),
-        )

@@ -53,7 +53,7 @@ class Simulated:
     """A `VisionEndpoint` over a queue in virtual time. Like the real one, it knows how long its probe took."""
 
     def __init__(self, server: Server, count: int, seed: int) -> None:
-        self.name, self.model, self.is_remote = server.name, "tiny-vlm", False
+        self.name, self.model, self.is_remote, self.most_pictures = server.name, "tiny-vlm", False, 1
         self.base_url = f"http://{server.name}/v1"
         self._queue = Queue(server, count, seed)
         self.used = Usage()

@@ -41,6 +41,7 @@ from demo.vision.wire import (
     picture_hash,
     read_question,
     write_answer,
+    write_several,
 )
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class VisionServer:
         script: what goes wrong, and when.
         schema: 'enforced', 'ignored', or 'refused' (400).
         logprobs: whether probabilities are given when asked for.
+        most_pictures: of one question; more are refused as vLLM refuses them.
         sees_pictures: False: a text model, which refuses pictures as llama-server does.
         thinks: 'no'; 'switchable': unless turned off; 'always'.
         refused_fields: request fields that get `refusal_status`, as strict servers do.
@@ -85,6 +87,7 @@ class VisionServer:
         script: Script = never,
         schema: str = "enforced",
         logprobs: bool = True,
+        most_pictures: int | None = None,
         sees_pictures: bool = True,
         thinks: str = "no",
         refused_fields: Collection[str] = (),
@@ -101,6 +104,7 @@ class VisionServer:
         self.slots = slots
         self.models = tuple(models)
         self.api_key = api_key
+        self.most_pictures = most_pictures
         self.sees_pictures = sees_pictures
         self._host, self._port = host, port
         self._max_waiting, self._status_when_full = max_waiting, status_when_full
@@ -253,7 +257,10 @@ class VisionServer:
                 text=picture_hash(asked.text.encode()),
             )
             response = await self._in_turn(request, asked, fault, number)
-            answered = fault is None or fault.kind is FaultKind.SLOW
+            kind = fault.kind if fault is not None else None
+            answered = kind in (None, FaultKind.SLOW, FaultKind.LEAVES_OUT)
+            spoken_of = asked.pictures[:-1] if kind is FaultKind.LEAVES_OUT and asked.numbers else asked.pictures
+            entry = replace(entry, all_answered=tuple(map(picture_hash, spoken_of)))
             status = 0 if entry.fault is FaultKind.DROP else response.status
             entry = replace(entry, status=status, answered=answered and status == 200)
             return response
@@ -281,6 +288,8 @@ class VisionServer:
             raise Rejection(self._refusal_status, f"Unrecognized request argument supplied: {min(unknown)}")
         if asked.model not in self.models:
             raise Rejection(404, f"The model `{asked.model}` does not exist.", type_="NotFoundError", param="model")
+        if self.most_pictures is not None and len(asked.pictures) > self.most_pictures:
+            raise Rejection(400, f"At most {self.most_pictures} image(s) may be provided in one request.")
         if asked.pictures and not self.sees_pictures:
             raise Rejection(500, "image input is not supported - hint: you may need to provide the mmproj")
         if asked.schema is not None and self._schema == "refused":
@@ -319,20 +328,27 @@ class VisionServer:
             self._gate.release()
 
     async def _work(self, request: web.Request, asked: Asked, fault: Fault | None, number: int) -> web.StreamResponse:
-        if fault is not None and fault.kind is not FaultKind.SLOW:
+        leaves_out = fault is not None and fault.kind is FaultKind.LEAVES_OUT
+        if fault is not None and fault.kind is not FaultKind.SLOW and not leaves_out:
             return await spoiled(request, asked, fault, number, work=lambda: self._sleep(self._latency(number)))
-        await self._sleep(self._latency(number) + (fault.seconds if fault else 0.0))
+        await self._sleep(self._latency(number) + (fault.seconds if fault and not leaves_out else 0.0))
         sight = self._eyes.look(asked)
         reasoning = ""
         if self._thinks == "always" or (self._thinks == "switchable" and not asked.thinking_off):
             reasoning = "Let me look at the picture from left to right. " * 8
         cached = len(asked.text) // 4 if self._texts[asked.text] else 0
         self._texts[asked.text] += 1
+        content = write_answer(asked, sight.names)
+        if asked.numbers:
+            seen = dict(zip(asked.numbers, (s.names for s in self._eyes.look_at_each(asked)), strict=True))
+            if leaves_out:
+                del seen[asked.numbers[-1]]
+            content = write_several(asked, seen)
         sureness = {n: sight.sureness.get(n, 0.97) for n in sight.names}
         return web.json_response(
             completion(
                 asked,
-                content=write_answer(asked, sight.names),
+                content=content,
                 number=number,
                 reasoning=reasoning,
                 cached=cached,

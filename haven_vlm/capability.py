@@ -276,7 +276,7 @@ def from_json(data: Mapping[str, object] | None, *, fingerprint: str, now: datet
     for name in ("sees_pictures", "logprobs", "several_pictures", "is_remote"):
         if not isinstance(values[name], bool):
             return None
-    for name in ("parallel_hint", "answer_s"):
+    for name in ("parallel_hint", "answer_s", "most_pictures"):
         if values[name] is not None and (isinstance(values[name], bool) or not isinstance(values[name], int | float)):
             return None
     return Remembered(Capabilities(**values), at)

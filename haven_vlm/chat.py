@@ -51,6 +51,8 @@ class Wanted:
     schema: Mapping[str, object]
     max_tokens: int
     jpegs: tuple[bytes, ...]
+    numbered: bool = False
+    """Each picture is preceded by its number."""
 
 
 def request_body(wanted: Wanted, capabilities: Capabilities, *, boosted: bool = False) -> dict[str, object]:
@@ -69,7 +71,9 @@ def request_body(wanted: Wanted, capabilities: Capabilities, *, boosted: bool = 
         messages.append({"role": "system", "content": wanted.system})
     if user:
         parts.append({"type": "text", "text": user})
-    for jpeg in wanted.jpegs:
+    for number, jpeg in enumerate(wanted.jpegs, 1):
+        if wanted.numbered:
+            parts.append({"type": "text", "text": f"Picture {number}:"})
         url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
         parts.append({"type": "image_url", "image_url": {"url": url}})
     messages.append({"role": "user", "content": parts})

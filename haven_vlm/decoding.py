@@ -163,6 +163,17 @@ class PictureFinder:
             self.bad += 1
         return None
 
+    def end(self, start: int) -> int:
+        """When the last picture goes, found by reading on from `start` to the end; ticks of the stream."""
+        self.go_to(start)
+        end = start
+        while (piece := self._read()) is not None:
+            shown = piece.pts if piece.pts is not None else piece.order
+            if shown is not None:
+                end = max(end, shown + (piece.packet.duration or self._feed.frame_ticks))
+        self.go_to(start)
+        return end
+
     def go_to(self, ticks: int) -> None:
         """Make the keyframe at or before `ticks` the next to be read, roughly."""
         at_start = not self._feed.can_seek or ticks <= (self._feed.start or 0)

@@ -12,21 +12,17 @@ from typing import Self
 
 from haven_vlm.budget import GUESS
 from haven_vlm.capability import Heard, assumed, from_json, probe, to_json
-from haven_vlm.chat import OPTIONAL_FIELDS, Reply, Wanted, droppable, read_reply, request_body
-from haven_vlm.confidence import confidences
+from haven_vlm.chat import OPTIONAL_FIELDS, Wanted, droppable, read_reply, request_body
 from haven_vlm.endpoint_faults import Verdict, judge
 from haven_vlm.endpoint_transport import Resolver, Transport
 from haven_vlm.errors import EndpointError, EndpointFault
-from haven_vlm.facts import Answer, Outcome, Prompt, Question
+from haven_vlm.facts import Answer, Question
+from haven_vlm.judging import judged
 from haven_vlm.model_choice import choose, nearest
 from haven_vlm.pool_ports import Capabilities, CapabilityMemory, Usage
 from haven_vlm.privacy import is_local, redact
-from haven_vlm.replies import parse_reply
 from haven_vlm.server_survey import Model, Server, look, survey
 from haven_vlm.settings import EndpointSettings
-
-MAX_RAW_CHARACTERS = 4000
-"""Of what a model wrote, kept for people to read."""
 
 MAX_DROPPED = len(OPTIONAL_FIELDS) + 1
 """Fields left out for one question at most: each is refused once."""
@@ -35,6 +31,12 @@ PROBE_CONNECT_TIMEOUT_S = 10.0
 
 UNTOLD = replace(GUESS, requests=0)
 """What counts for an answer of a server that does not say how many tokens it used."""
+
+MOST_PICTURES = 16
+"""Pictures of one question where no smaller limit is known."""
+
+TOO_LARGE = frozenset({EndpointFault.CONTEXT, EndpointFault.PICTURE, EndpointFault.OTHER})
+"""Faults that a question with fewer pictures may not meet: servers word their limit in many ways."""
 
 
 class HttpEndpoint:
@@ -158,7 +160,14 @@ class HttpEndpoint:
         """See `VisionEndpoint.ask`."""
         self._check_key()
         prompt = question.prompt
-        wanted = Wanted(prompt.system, prompt.user, prompt.schema, prompt.max_tokens, question.jpegs)
+        wanted = Wanted(
+            prompt.system,
+            prompt.user,
+            prompt.schema,
+            prompt.max_tokens,
+            question.jpegs,
+            numbered=prompt.pictures > 1,
+        )
         able = self._capabilities or _untested(self._settings.model)
         has_left = False
 
@@ -179,12 +188,30 @@ class HttpEndpoint:
             )
         except EndpointError as error:
             error.left_network = has_left
+            if error.fault in TOO_LARGE:
+                self._learn_most_pictures(len(question.jpegs))
             raise
+        if boosted and heard.reply is not None and heard.reply.is_cut and not heard.reply.is_whole_json:
+            self._learn_most_pictures(len(question.jpegs))  # question and answer share the context
         if self._capabilities is not None and heard.refused_fields - self._capabilities.refused_fields:
             learned = self._capabilities.refused_fields | heard.refused_fields
             self._capabilities = replace(self._capabilities, refused_fields=learned)
             self._remember()
-        return self._answer(heard, prompt)
+        return judged(heard, prompt, endpoint=self.name, model=self.model)
+
+    @property
+    def most_pictures(self) -> int:
+        """See `VisionEndpoint.most_pictures`. A model that thinks about several pictures does not come to an end."""
+        able = self._capabilities
+        if able is None or not able.several_pictures or able.thinking == "always":
+            return 1
+        return able.most_pictures or MOST_PICTURES
+
+    def _learn_most_pictures(self, too_many: int) -> None:
+        """So many did not fit: half of it from now on, and in the next runs while the server stays the same."""
+        if self._capabilities is not None and 1 < too_many <= self.most_pictures:
+            self._capabilities = replace(self._capabilities, most_pictures=too_many // 2)
+            self._remember()
 
     async def put(self, wanted: Wanted, capabilities: Capabilities) -> Heard:
         """Ask a probing question; see `capability.Asker`."""
@@ -253,40 +280,6 @@ class HttpEndpoint:
 
     # --- judging ----------------------------------------------------------------------------------------------
 
-    def _answer(self, heard: Heard, prompt: Prompt) -> Answer:
-        reply = heard.reply
-        if reply is None:
-            return Answer(
-                heard.outcome or Outcome.UNPARSABLE,
-                endpoint=self.name,
-                model=self.model,
-                detail=heard.detail,
-                latency_s=heard.seconds,
-                remote=heard.is_remote,
-            )
-        outcome, detail, text = _first_look(reply)
-        tags: dict[str, float] = {}
-        unknown = 0
-        if outcome is None:
-            parsed = parse_reply(text, prompt)
-            outcome, detail, unknown = parsed.outcome, parsed.detail, parsed.unknown_words
-            words = {t.name: (t.name, *t.aliases) for t in prompt.terms if t.name in parsed.tags}
-            tags = confidences(reply.tokens, words)
-        return Answer(
-            outcome,
-            tags=tags,
-            endpoint=self.name,
-            model=self.model,
-            raw=(reply.text or reply.refusal or reply.reasoning)[:MAX_RAW_CHARACTERS],
-            detail=detail,
-            unknown_words=unknown,
-            latency_s=heard.seconds,
-            tokens_in=reply.tokens_in,
-            tokens_cached=reply.tokens_cached,
-            tokens_out=reply.tokens_out,
-            remote=heard.is_remote,
-        )
-
     def _failure(self, verdict: Verdict, status: int | None) -> EndpointError:
         """An error for people, without secrets."""
         said, fix = self._safe(verdict.message), verdict.fix
@@ -317,30 +310,6 @@ class HttpEndpoint:
         if self._key_problem:
             fix = "Set that variable where Stash runs (in the container, if it runs in one), or use api_key."
             raise EndpointError(self._key_problem, endpoint=self.name, fault=EndpointFault.AUTH, fix=fix)
-
-
-def _first_look(reply: Reply) -> tuple[Outcome | None, str, str]:
-    """Tell what is no answer to be read: outcome (None: read it), why, and the text to read."""
-    text = reply.text
-    if reply.is_filtered:
-        return Outcome.FILTERED, f"the server's filter took the answer away ({reply.finish})", ""
-    if reply.refusal.strip() and not text.strip():
-        return Outcome.REFUSED, "the model declined to look", ""
-    if reply.is_cut and not reply.is_whole_json:
-        thinking = reply.reasoning.strip() and not text.strip()
-        return Outcome.TRUNCATED, "thinking took the whole budget" if thinking else "the answer was cut", ""
-    if not text.strip() and _is_json_object(reply.reasoning):
-        text = reply.reasoning  # some servers file the whole answer under thinking when thinking is off
-    if not text.strip():
-        return Outcome.UNPARSABLE, "only thinking, no answer" if reply.reasoning.strip() else "the answer is empty", ""
-    return None, "", text
-
-
-def _is_json_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _with_dependents(field: str) -> frozenset[str]:

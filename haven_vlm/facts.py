@@ -72,6 +72,8 @@ class Prompt:
     """Hash of all that shapes an answer here: `wording`, names and definitions of the terms."""
     max_tokens: int
     """Tokens an answer may take, with room to spare; doubled once when an answer is cut."""
+    pictures: int = 1
+    """Pictures of one question; the answer then speaks of each by its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,9 @@ class Answer:
     tokens_out: int = 0
     remote: bool = False
     """The frame left the local network to get this answer."""
+    each: tuple[Answer, ...] = ()
+    """Of a question with several pictures: what became of each, in their order. `outcome` is then an analysed one if
+    any of theirs is, and `tags` is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,8 @@ class Wish:
 
     now: tuple[int, ...] = ()
     """Times to ask about, in milliseconds, ascending."""
+    coarse: frozenset[int] = frozenset()
+    """Those of `now` that belong to the first, coarse look: they may share a question with others."""
     maybe: tuple[int, ...] = ()
     """Times likely to be wanted soon near `now`: worth decoding in the same pass, not worth a call yet."""
 

@@ -86,6 +86,17 @@ class CliSource:
             if frame is not None:
                 yield Glimpse(frame.shown_ms, frame.luma)
 
+    def measure(self) -> int:
+        """See `FrameSource.measure`."""
+        wanted = ("-select_streams", "V:0", "-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0")
+        done = self._call("ffprobe", "-v", "error", *wanted, self._path)
+        end_s = self._start_s
+        for line in done.stdout.decode("ascii", "replace").splitlines():
+            times = [_number(part) for part in line.split(",")[:2]]
+            if times[0] is not None:
+                end_s = max(end_s, times[0] + (times[-1] or 0.0 if len(times) == 2 else 0.0))
+        return round((end_s - self._start_s) * 1000)
+
     def _frame(self, at_ms: int) -> Frame | None:
         width, height = self._size
         if self.info.duration_ms and at_ms > self.info.duration_ms + 1000:

@@ -11,7 +11,7 @@ from typing import Self
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from haven_vlm.container import PacketFeed
+from haven_vlm.container import MAX_DURATION_S, PacketFeed
 from haven_vlm.decoding import PictureFinder, Shown
 from haven_vlm.errors import MediaUnreadable
 from haven_vlm.facts import Frame, Glimpse, VideoInfo
@@ -145,6 +145,11 @@ class VideoSource:
                 self._finder.bad += 1
             shown = self._finder.next_keyframe(shown.pts + max(1, self._ticks(SURVEY_STEP_MS)))
         self._finder.go_to(self._start)
+
+    def measure(self) -> int:
+        """See `FrameSource.measure`. Reads packets and decodes none."""
+        length_ms = self._ms(max(self._start, self._finder.end(self._start)))
+        return length_ms if length_ms <= MAX_DURATION_S * 1000 else 0
 
     # --- times ---
 

@@ -107,7 +107,7 @@ class Multiplexer:
     async def ticket(self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> AsyncIterator[_Leave]:
         """See `VisionPool.ticket`."""
         self._must_be_open()
-        needs = Needs(local_only or self._stay_local, Kind.SCENE if kind is Kind.SCENE else Kind.IMAGE)
+        needs = self._needs(local_only, kind)
         self._start_keepers({needs})
         if (error := self._outage.verdict(needs)) is not None:
             raise error
@@ -116,6 +116,13 @@ class Multiplexer:
             yield _Leave(self, leave)
         finally:
             self._scheduler.give_back(leave)
+
+    def pictures(self, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> int:
+        """See `VisionPool.pictures`."""
+        return self._scheduler.pictures(self._needs(local_only, kind))
+
+    def _needs(self, local_only: bool, kind: Kind) -> Needs:
+        return Needs(local_only or self._stay_local, Kind.SCENE if kind is Kind.SCENE else Kind.IMAGE)
 
     def expect(self, lane: str, count: int) -> None:
         """See `VisionPool.expect`."""

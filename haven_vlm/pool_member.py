@@ -38,10 +38,11 @@ State = Literal["unused", "preparing", "ready", "cooling down", "parked"]
 class MemberLease:
     """A slot of a member, taken for one question. Released exactly once, whatever happens."""
 
-    __slots__ = ("began_at", "breaker_ticket", "deadline", "member", "released", "sent", "started")
+    __slots__ = ("began_at", "breaker_ticket", "deadline", "member", "pictures", "released", "sent", "started")
 
-    def __init__(self, member: Member, now: float) -> None:
+    def __init__(self, member: Member, now: float, pictures: int) -> None:
         self.member = member
+        self.pictures = pictures
         self.began_at = now
         self.breaker_ticket = member.breaker.begin()
         self.started = member.concurrency.began()
@@ -138,6 +139,10 @@ class Member:
         return self.serves(needs.kind) and not (needs.local_only and self.remote)
 
     @property
+    def most_pictures(self) -> int:
+        return self.endpoint.most_pictures
+
+    @property
     def left_network(self) -> int:
         return self.endpoint.used.left_network
 
@@ -194,17 +199,16 @@ class Member:
         return self.latencies.expected_s
 
     def busy_s(self) -> Sequence[float]:
-        usual = self.expected_s or 0.0
         now = self._clock()
+        ages = [(now - lease.began_at, lease.pictures * (self.expected_s or 0.0)) for lease in self.leases]
         # what is overdue will probably take as long again as it is late: a hanging server must not keep work waiting
-        ages = [now - lease.began_at for lease in self.leases]
-        return [max(usual - age, age - usual, 0.1 * usual) for age in ages]
+        return [max(usual - age, age - usual, 0.1 * usual) for age, usual in ages]
 
     def warm(self, prompt_key: str) -> bool:
         return prompt_key in self._prompts
 
     def lease(self, job: Job) -> MemberLease:
-        lease = MemberLease(self, self._clock())
+        lease = MemberLease(self, self._clock(), len(job.question.jpegs))
         self.leases.add(lease)
         self.asked += 1
         key = job.question.prompt.key
@@ -225,7 +229,7 @@ class Member:
 
     def succeeded(self, lease: MemberLease, answer: Answer) -> None:
         """An answer came, whatever it says."""
-        latency_s = self._clock() - lease.began_at
+        latency_s = (self._clock() - lease.began_at) / max(1, lease.pictures)
         self.latencies.add(latency_s)
         self.timeouts.answered()
         self.concurrency.ended(lease.started, latency_s=latency_s, in_flight=len(self.leases))
@@ -263,7 +267,7 @@ class Member:
         else:
             # a complaint about the question is a sign of life
             self.breaker.end(lease.breaker_ticket, ok=True)
-            self._refused += 1
+            self._refused += lease.pictures == 1  # several may be too many
             if not self.answered and self._refused >= MOST_REFUSED:
                 self.park(self._refuses_everything(error))
 

@@ -38,6 +38,8 @@ class Capabilities:
     """Seconds one question with a picture took in the probe, if one was asked: a first guess at its speed."""
     thinking_switch: str = ""
     """The request field that turned thinking off; empty when none is needed or none works."""
+    most_pictures: int | None = None
+    """Pictures of one question, if more did not fit once; None: no limit was met."""
     notes: tuple[str, ...] = ()
     """Sentences for the person: what could not be confirmed, or could be set up better."""
 
@@ -93,6 +95,11 @@ class VisionEndpoint(Protocol):
     @property
     def used(self) -> Usage:
         """What it was sent and used since it was made; a request counts from the moment it is begun."""
+        ...
+
+    @property
+    def most_pictures(self) -> int:
+        """Pictures one question may hold, as far as is known: 1 unless the probe has shown that it can more."""
         ...
 
     async def prepare(self) -> Capabilities:
@@ -206,6 +213,13 @@ class VisionPool(Protocol):
 
         Raises:
             OutageError: as `Ticket.ask`.
+        """
+        ...
+
+    def pictures(self, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> int:
+        """How many pictures the next question may hold at most, as things stand; 1 when in doubt.
+
+        1 as well while an endpoint that takes only one has nothing to do.
         """
         ...
 

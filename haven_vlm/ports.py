@@ -8,7 +8,7 @@ these ports in threads of its own, so that the loop is never held up.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -54,6 +54,13 @@ class FrameSource(AbstractContextManager["FrameSource"], Protocol):
         """Yield a cheap look at every keyframe, ascending."""
         ...
 
+    def measure(self) -> int:
+        """Milliseconds from the first picture to the end of the last, found by reading to the end; 0: none is there.
+
+        For media whose container does not know its length.
+        """
+        ...
+
 
 class FrameReader(AbstractAsyncContextManager["FrameReader"], Protocol):
     """A `FrameSource` driven from the event loop: own thread, bounded queue, watchdog per read."""
@@ -64,11 +71,13 @@ class FrameReader(AbstractAsyncContextManager["FrameReader"], Protocol):
     @property
     def bad_frames(self) -> int: ...
 
-    def frames(self, wanted_ms: Sequence[int], *, snap_ms: int = 0) -> AsyncIterator[Frame]:
+    def frames(self, wanted_ms: Sequence[int], *, snap_ms: int = 0) -> AsyncGenerator[Frame]:
         """As `FrameSource.frames`; decoding runs at most a few frames ahead of the consumer."""
         ...
 
     async def survey(self) -> tuple[Glimpse, ...]: ...
+
+    async def measure(self) -> int: ...
 
 
 class FetchBytes(Protocol):
@@ -177,6 +186,8 @@ class Analysis:
     left_network: int
     problems: Mapping[str, int] = field(default_factory=dict)
     """Sentence about frames that were not analysed → how many."""
+    is_unfinished: bool = False
+    """Its time was up before everything wanted was asked; another run goes on from there."""
 
     @property
     def coverage(self) -> float:

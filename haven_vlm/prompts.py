@@ -66,6 +66,62 @@ def build_prompt(terms: Sequence[Term], *, kind: Kind = Kind.SCENE, instructions
     )
 
 
+_SEVERAL = {
+    Kind.SCENE: "You are shown several frames of a video, each after its number.",
+    Kind.IMAGE: "You are shown several pictures, each after its number.",
+    Kind.GALLERY: "You are shown several pictures, each after its number.",
+}
+
+_RULES_FOR_SEVERAL = """\
+Judge every picture by itself, whatever the others show.
+Decide for each tag of the list below whether it applies to what can be seen in that picture.
+Several tags can apply at once; often none does. Name a tag only if you clearly see it.
+Use the names exactly as they are written in the list, and no others.
+Answer with one line of JSON and nothing else, with the number of each picture and a list of names:
+{"1":["first name","second name"],"2":[]}"""
+
+MAX_TOKENS_OF_SEVERAL = 4096
+"""Tokens an answer about several pictures may take at most."""
+
+
+def build_several_prompt(
+    terms: Sequence[Term], pictures: int, *, kind: Kind = Kind.SCENE, instructions: str = ""
+) -> Prompt:
+    """Make the prompt for one question with several numbered pictures; `replies.parse_several` reads its answer.
+
+    The wording is another one than that for a single picture, because company shapes an answer; how much company it
+    was makes no difference to the key, so that answers stay known when questions have to get smaller.
+
+    Args:
+        pictures: how many, at least two.
+        terms, kind, instructions: as for `build_prompt`.
+    """
+    single = build_prompt(terms, kind=kind, instructions=instructions)
+    subject = _SEVERAL[kind]
+    extra = f"\n{instructions.strip()}" if instructions.strip() else ""
+    lines = [f"- {t.name}: {_one_line(t.definition)}" if t.definition.strip() else f"- {t.name}" for t in terms]
+    item = {"type": "string"} | ({"enum": [t.name for t in terms]} if len(terms) <= MAX_ENUM // pictures else {})
+    numbers = [str(n) for n in range(1, pictures + 1)]
+    schema: dict[str, object] = {
+        "type": "object",
+        "properties": {n: {"type": "array", "items": item, "maxItems": min(len(terms), 32)} for n in numbers},
+        "required": numbers,
+        "additionalProperties": False,
+    }
+    wording = _digest(WORDING_VERSION, subject, _RULES_FOR_SEVERAL, extra)
+    key = _digest(wording, *(part for t in terms for part in (t.name, _one_line(t.definition))))
+    return Prompt(
+        system=f"{subject}\n{_RULES_FOR_SEVERAL}{extra}\n\nTags:\n" + "\n".join(lines),
+        user="Which tags of the list apply to each of these pictures?",
+        schema=schema,
+        terms=tuple(terms),
+        wording=wording,
+        key=key,
+        max_tokens=min(MAX_TOKENS_OF_SEVERAL, pictures * single.max_tokens),
+        pictures=pictures,
+    )
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 

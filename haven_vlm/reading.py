@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -160,7 +160,7 @@ class VideoReader:
     ) -> None:
         await self._shut()
 
-    async def frames(self, wanted_ms: Sequence[int], *, snap_ms: int = 0) -> AsyncIterator[Frame]:
+    async def frames(self, wanted_ms: Sequence[int], *, snap_ms: int = 0) -> AsyncGenerator[Frame]:
         """See `FrameReader.frames`."""
         times = tuple(wanted_ms)
         async for frame in self._passed(lambda source: source.frames(times, snap_ms=snap_ms)):
@@ -169,6 +169,10 @@ class VideoReader:
     async def survey(self) -> tuple[Glimpse, ...]:
         """See `FrameReader.survey`."""
         return tuple([glimpse async for glimpse in self._passed(lambda source: source.survey())])
+
+    async def measure(self) -> int:
+        """See `FrameSource.measure`."""
+        return max([length async for length in self._passed(lambda source: (source.measure() for _ in range(1)))])
 
     async def _passed(self, work: Callable[[FrameSource], Iterable[T]]) -> AsyncIterator[T]:
         if self._lost:

@@ -92,6 +92,21 @@ def parse_reply(text: str, prompt: Prompt) -> ParsedReply:
     return _plain(body, words)
 
 
+def json_answers(text: str) -> Iterator[object]:
+    """The JSON values in a model's answer, without what is wrapped around them; the last one first."""
+    body = _unwrap(text)
+    yield from (value for value, _ in reversed(list(_json_values(body))))
+
+
+def parse_value(value: object, prompt: Prompt) -> ParsedReply:
+    """Read a JSON value that stands for one answer, in any of the forms that `parse_reply` takes."""
+    words = _Words(prompt.terms)
+    if isinstance(value, str):
+        return _from_content(value, words, alone=True) or _UNREADABLE
+    reply = _from_json(value, words, whole=True)
+    return _UNREADABLE if reply is None else reply
+
+
 def _agreed(text: str, words: _Words) -> ParsedReply | None:
     """What an answer in exactly the agreed form says: nothing in it is wrapping then, whatever names look like."""
     try:

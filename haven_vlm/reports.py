@@ -60,6 +60,8 @@ class MediumReport:
     kept_for_user: int = 0
     """Things of ours that the user has made theirs, and that were left alone."""
     problems: Mapping[str, int] = field(default_factory=dict)
+    is_unfinished: bool = False
+    """Its time was up (`max_time_per_scene`): what it got is from what was known by then; the next run goes on."""
 
     @property
     def line(self) -> str:
@@ -72,6 +74,8 @@ class MediumReport:
             counted.append(f"{self.reused} known")
         if self.inherited:
             counted.append(f"{self.inherited} alike")
+        if self.is_unfinished:
+            counted.append("its time was up, the next run goes on")
         what = ", ".join(self.tags) or "no tag applies"
         markers = f", {count_text(len(self.spans), 'marker')}" if self.spans else ""
         return f"{name}: {what}{markers} ({', '.join(counted)})"
@@ -141,6 +145,11 @@ class RunReport:
         lines += [f"{count_text(count, noun)}: {reason}" for reason, count in causes[:_MOST_CAUSES]]
         if others := sum(count for _, count in causes[_MOST_CAUSES:]):
             lines.append(f"{count_text(others, noun)} more with other reasons; the report has them all.")
+        if unfinished := sum(m.is_unfinished for m in self.media):
+            lines.append(
+                f"{count_text(unfinished, noun)}: the time was up (max_time_per_scene), so tags and markers are from "
+                "what was known by then; the mark stays on, and the next run goes on from there."
+            )
         unanswered = Counter[str]()
         for m in self.media:
             if m.status is Status.TAGGED:

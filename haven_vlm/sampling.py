@@ -36,20 +36,34 @@ LONG_SHOT_MS = 16_000
 FLASH_MS = 1000
 """A shot that is shorter than this, and than half the interval, gets no look of its own."""
 
+EVEN_STEPS = (32, 8, 2)
+"""With a limit of time, every so many fixed moments are looked at first, then so many, and so on."""
+
 EXPECTED_EXTRA = 0.25
 """Questions that searching for ends takes for each stretch between two moments, before anything is known."""
 
 
 class PolicySampler:
-    """A `Sampler` over a search, within a bound of questions."""
+    """A `Sampler` over a search, within a bound of questions.
 
-    def __init__(self, search: Search, *, max_questions: int | None = None) -> None:
+    `evenly`: the fixed moments are wanted a few at a time, each time spread over the whole medium, so that what is
+    known when the time is up says something about all of it.
+    """
+
+    def __init__(self, search: Search, *, max_questions: int | None = None, evenly: bool = False) -> None:
         self._search = search
         self._max_questions = max_questions
+        self._turns: dict[int, int] = {}
+        """Fixed moment → when its turn is; empty: all at once."""
+        if evenly:
+            self._turns = {a.at_ms: sum(i % step > 0 for step in EVEN_STEPS) for i, a in enumerate(search.anchors)}
 
     def wish(self, seen: Mapping[int, Sample]) -> Wish:
         """See `Sampler.wish`."""
         probes = list(self._search.progress(seen).wanted.values())
+        if self._turns and (waiting := [p for p in probes if p.step == 0]):
+            turn = min(self._turns[p.at_ms] for p in waiting)
+            probes = [p for p in waiting if self._turns[p.at_ms] == turn]
         if self._max_questions is not None and probes:
             # one step after the other: what is let through never depends on which answer came first
             step = min(p.step for p in probes)
@@ -57,7 +71,8 @@ class PolicySampler:
             probes = probes[: self._left(seen)]
         now = sorted(p.at_ms for p in probes)
         maybe = {m for p in probes for m in p.maybe if m not in seen}
-        return Wish(tuple(now), tuple(sorted(maybe.difference(now))))
+        coarse = frozenset(p.at_ms for p in probes if p.step == 0)
+        return Wish(tuple(now), coarse, tuple(sorted(maybe.difference(now))))
 
     def planned(self, seen: Mapping[int, Sample]) -> int:
         """See `Sampler.planned`."""
@@ -105,7 +120,7 @@ def make_sampler(settings: Settings, duration_ms: int, survey: tuple[Glimpse, ..
     search = Search(
         _thinned(anchors, bound), _rules(settings, duration_ms, tolerance), cuts_ms=cuts, beyond_anchors=refined
     )
-    return PolicySampler(search, max_questions=most)
+    return PolicySampler(search, max_questions=most, evenly=settings.max_time_per_scene is not None)
 
 
 def _rules(settings: Settings, duration_ms: int, tolerance_ms: int) -> Rules:

@@ -142,6 +142,13 @@ class Scheduler:
                 self._out[needs] += 1
                 future.set_result(leave)
 
+    def pictures(self, needs: Needs) -> int:
+        """See `VisionPool.pictures`."""
+        stations = [s for s in self._in_use(needs) if s.alive and s.tier is Tier.PRIMARY]
+        if not self._ready and any(s.free and s.most_pictures == 1 for s in stations):
+            return 1
+        return min((s.most_pictures for s in stations if s.most_pictures > 1), default=1)
+
     # --- questions --------------------------------------------------------------------------------------------
 
     async def slot(self, job: Job) -> Lease:
@@ -190,7 +197,13 @@ class Scheduler:
         stations = self._in_use(job.needs)
         if not job.picky:
             return stations
-        return [s for s in stations if s.name not in job.banned and not (job.not_model and s.model == job.not_model)]
+        return [
+            s
+            for s in stations
+            if s.name not in job.banned
+            and not (job.not_model and s.model == job.not_model)
+            and job.pictures <= s.most_pictures
+        ]
 
     def assign(self) -> None:
         """Give free slots to ready questions, in order.

@@ -221,6 +221,18 @@ class Settings(Section):
     )
     boundary_tolerance: Duration = Field(Length(0.5), description="How exactly the ends of a span are searched for.")
     max_questions_per_scene: int | None = Field(None, ge=1, description="Upper bound of questions for one scene.")
+    max_time_per_scene: Duration | None = Field(
+        None,
+        description="Time to work on one scene in one run, or a share of its length. Then it gets what is known so far "
+        "and keeps its mark, and the next run goes on from there.",
+    )
+    frames_per_question: Annotated[int, BeforeValidator(_no_bool)] = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Frames of the first, coarse look that share one question, where an endpoint can. Fewer questions, "
+        "but models confuse pictures: compare before you trust it.",
+    )
     skip_similar_frames: bool = Field(
         True,
         description="A frame that looks the same as its neighbour takes over its answer without a question.",

@@ -145,7 +145,7 @@ class Settler:
 
     async def _attempt(self, lease: MemberLease, job: Job, course: _Course) -> Answer | EndpointError:
         member = lease.member
-        total_s = member.timeouts.total_s(patient=course.timed_out or course.boosted)
+        total_s = member.timeouts.total_s(patient=course.timed_out or course.boosted or job.pictures > 1)
         question = job.question
         if job.needs.local_only and not question.local_only:
             question = replace(question, local_only=True)  # the transport checks it once more, where the bytes leave
@@ -205,6 +205,8 @@ class Settler:
         if answer.outcome is Outcome.TRUNCATED and not course.boosted:
             course.boosted, course.poor, job.last = True, answer, ""
             return None
+        if job.pictures > 1:
+            return answer  # its pictures will be asked about one by one, and each then gets its second opinion
         if answer.outcome.analysed or course.second_opinion:
             return answer if answer.outcome.analysed else course.poor or answer
         if answer.outcome not in (Outcome.REFUSED, Outcome.FILTERED, Outcome.UNPARSABLE):
@@ -231,6 +233,8 @@ class Settler:
         course.timed_out |= error.fault is EndpointFault.TIMEOUT
         if course.second_opinion and not self._others(job, member):
             return course.poor
+        if job.pictures > 1 and policy is Policy.QUESTION:
+            return course.given_up("so many pictures at once are not taken")
         if self._is_poison(error, policy, course):
             if policy is Policy.ENDPOINT:
                 member.breaker.forgive()

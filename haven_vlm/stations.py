@@ -68,6 +68,11 @@ class Station(Protocol):
         ...
 
     @property
+    def most_pictures(self) -> int:
+        """Pictures one question may hold."""
+        ...
+
+    @property
     def usable(self) -> bool:
         """May be sent a question now, slots aside."""
         ...
@@ -138,7 +143,12 @@ class Job:
     @property
     def picky(self) -> bool:
         """Something is known about it already, and only some endpoints are worth asking."""
-        return bool(self.banned or self.not_model)
+        return bool(self.banned or self.not_model) or self.pictures > 1
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of the question."""
+        return len(self.question.jpegs)
 
 
 @dataclass(eq=False, slots=True)

@@ -220,7 +220,7 @@ class VideoRun:
                 if s.tag in tags
             ),
             mark_on=frozenset({work.marks.tagged.id}) - {""},  # in a preview some may not exist yet
-            mark_off=frozenset({self._mark.id, work.marks.errored.id}) - {""},
+            mark_off=frozenset({*self._done_mark(analysis), work.marks.errored.id}) - {""},
         )
         created = removed = kept = 0
         if work.write:
@@ -249,7 +249,12 @@ class VideoRun:
             markers_removed=removed,
             kept_for_user=kept,
             problems=analysis.problems,
+            is_unfinished=analysis.is_unfinished,
         )
+
+    def _done_mark(self, analysis: Analysis) -> tuple[str, ...]:
+        """The mark that goes off; it stays on a scene that another run has to finish."""
+        return () if analysis.is_unfinished else (self._mark.id,)
 
     async def _in_stash(self, names: Collection[str]) -> dict[str, TagRef]:
         """Names of the vocabulary → tags in Stash, found by name or alias, created when missing.

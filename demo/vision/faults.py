@@ -47,6 +47,8 @@ class FaultKind(StrEnum):
     """`finish_reason: content_filter`, no content."""
     NONSENSE = "nonsense"
     """Prose that answers nothing."""
+    LEAVES_OUT = "leaves_out"
+    """The answer about several pictures says nothing of the last one; one about a single picture is right."""
     UNAUTHORIZED = "unauthorized"
     """401."""
     NO_MODEL = "no_model"

@@ -28,6 +28,8 @@ class Entry:
     """A client tested the model's sight with plain colours."""
     is_cancelled: bool = False
     """The client left before the answer."""
+    all_answered: tuple[str, ...] = ()
+    """Hashes of all pictures that the answer spoke of."""
     text: str = ""
     """Hash of the text: shows whether the constant part is constant."""
 
@@ -101,5 +103,5 @@ class Record:
 
     def asked_twice(self) -> dict[str, int]:
         """Pictures that were answered more than once, by hash; the tests of sight do not count."""
-        counts = Counter(e.picture for e in self.questions() if e.answered)
+        counts = Counter(picture for e in self.questions() if e.answered for picture in e.all_answered)
         return {picture: count for picture, count in counts.items() if count > 1}

@@ -73,6 +73,8 @@ class Asked:
     max_tokens: int
     thinking_off: bool
     fields: frozenset[str]
+    numbers: tuple[int, ...] = ()
+    """Number of each picture, if a text with a number stands before every one of several."""
 
     @property
     def picture(self) -> str:
@@ -119,7 +121,7 @@ def read_question(body: bytes) -> Asked:
     temperature = data.get("temperature", 1.0)
     if not isinstance(temperature, int | float) or not 0 <= temperature <= 2:
         raise Rejection(400, "temperature must be between 0 and 2", param="temperature")
-    texts, pictures, sizes = _messages(data.get("messages"))
+    texts, pictures, sizes, numbers = _messages(data.get("messages"))
     schema, wants_json = _response_format(data.get("response_format"))
     kwargs = data.get("chat_template_kwargs", {})
     if not isinstance(kwargs, dict) or not isinstance(kwargs.get("enable_thinking", False), bool):
@@ -138,15 +140,17 @@ def read_question(body: bytes) -> Asked:
         or data.get("enable_thinking") is False
         or data.get("reasoning_effort") == "none",
         fields=frozenset(data),
+        numbers=tuple(numbers) if len(numbers) == len(pictures) > 1 else (),
     )
 
 
-def _messages(messages: object) -> tuple[list[str], list[bytes], list[tuple[int, int]]]:
+def _messages(messages: object) -> tuple[list[str], list[bytes], list[tuple[int, int]], list[int]]:
     if not isinstance(messages, list) or not messages:
         raise Rejection(400, "'messages' is required", param="messages")
     texts: list[str] = []
     pictures: list[bytes] = []
     sizes: list[tuple[int, int]] = []
+    numbers: list[int] = []
     for position, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ("system", "user", "assistant") or (role == "system" and position):
@@ -158,13 +162,15 @@ def _messages(messages: object) -> tuple[list[str], list[bytes], list[tuple[int,
         for part in parts:
             if part.get("type") == "text" and isinstance(part.get("text"), str):
                 texts.append(part["text"])
+                if label := re.fullmatch(r"\s*(?:picture|image|frame)\s*(\d+)\s*:?\s*", part["text"], re.IGNORECASE):
+                    numbers.append(int(label[1]))
             elif part.get("type") == "image_url":
                 picture, size = _picture(part.get("image_url"))
                 pictures.append(picture)
                 sizes.append(size)
             else:
                 raise Rejection(400, f"unsupported content[].type {part.get('type')!r}", param="messages")
-    return texts, pictures, sizes
+    return texts, pictures, sizes, numbers
 
 
 def _picture(image_url: object) -> tuple[bytes, tuple[int, int]]:
@@ -249,6 +255,16 @@ def write_answer(asked: Asked, seen: Collection[str]) -> str:
     if asked.wants_json or '{"tags"' in asked.text:
         return json.dumps({"tags": names}, separators=(",", ":"), ensure_ascii=False)
     return ", ".join(names) or "none"
+
+
+def write_several(asked: Asked, seen: Mapping[int, Collection[str]]) -> str:
+    """The text about numbered pictures: for each number the names of what that picture shows."""
+    allowed = vocabulary(asked)
+    answer = {}
+    for number, names in seen.items():
+        folded = {n.casefold() for n in names}
+        answer[str(number)] = [n for n in dict.fromkeys(allowed) if n.casefold() in folded]
+    return json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
 
 
 def _fill(schema: Mapping[str, Any], seen: Collection[str]) -> object:

@@ -16,10 +16,10 @@ from demo.vision import faults
 from demo.vision.faults import Fault, FaultKind
 from demo.vision_server import VisionServer
 from haven_vlm.confidence import WITHOUT_PROBABILITIES
-from haven_vlm.endpoint import MAX_RAW_CHARACTERS
 from haven_vlm.errors import EndpointError
 from haven_vlm.errors import EndpointFault as F
 from haven_vlm.facts import Outcome, Question, Term
+from haven_vlm.judging import MAX_RAW_CHARACTERS
 from haven_vlm.pool_ports import VisionEndpoint
 from haven_vlm.prompts import build_prompt
 from tests.endpoint.conftest import PROMPT, Connect, Stub, ask, completion, jpeg, question, until
@@ -67,6 +67,7 @@ EXPECTED: dict[FaultKind, F | Outcome] = {
     FaultKind.OVERFLOW: F.CONTEXT,
     FaultKind.BAD_PICTURE: F.PICTURE,
     FaultKind.SLOW: Outcome.TAGS,
+    FaultKind.LEAVES_OUT: Outcome.TAGS,
     FaultKind.TRUNCATED: Outcome.TRUNCATED,
     FaultKind.OVERTHINKING: Outcome.TRUNCATED,
     FaultKind.REFUSAL: Outcome.REFUSED,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Self
 
 import pytest
@@ -13,7 +14,7 @@ from haven_vlm.errors import MediaUnreadable, OutageError
 from haven_vlm.facts import Answer, Frame, Glimpse, Kind, Outcome, Question, Sample, Term, VideoInfo, Wish
 from haven_vlm.pool_ports import PoolStatistics
 from haven_vlm.ports import AnswerKey, PartlyKnown, VideoJob
-from haven_vlm.prompts import build_prompt
+from haven_vlm.prompts import build_prompt, build_several_prompt
 from haven_vlm_engine import BuiltInEngine
 
 TERMS = (Term("Foul"), Term("Dunk"))
@@ -59,6 +60,11 @@ class Pool:
             await self.hold.wait()
         return self.answer(question)
 
+    most_pictures = 1
+
+    def pictures(self, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> int:
+        return self.most_pictures
+
     def expect(self, lane: str, count: int) -> None:
         assert count >= 0
 
@@ -74,16 +80,17 @@ class Pool:
 
 
 class Store:
-    """Remembers like the ledger: per prompt, per time."""
+    """Remembers like the ledger: per prompt, per time; prompts of one wording know from each other."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, int], Sample] = {}
         self.terms: dict[tuple[str, int], tuple[Term, ...]] = {}
+        self.wordings: dict[str, str] = {}
 
     async def known_partly(self, key: AnswerKey, models: Collection[str] | None) -> dict[int, PartlyKnown]:
         merged: dict[int, tuple[dict[str, float], set[Term]]] = {}
         for (prompt_key, at_ms), sample in self.rows.items():
-            if sample.outcome.analysed:
+            if sample.outcome.analysed and self.wordings.get(prompt_key, key.prompt.wording) == key.prompt.wording:
                 tags, terms = merged.setdefault(at_ms, ({}, set()))
                 tags.update(sample.tags)
                 terms.update(self.terms[prompt_key, at_ms])
@@ -105,11 +112,13 @@ class Store:
 
     async def record(self, key: AnswerKey, *, at_ms: int, shown_ms: int, answer: Answer) -> None:
         await asyncio.sleep(0)
+        self.wordings[key.prompt.key] = key.prompt.wording
         self.rows[key.prompt.key, at_ms] = Sample(at_ms, shown_ms, answer.outcome, answer.tags)
         self.terms[key.prompt.key, at_ms] = key.prompt.terms
 
     async def record_inherited(self, key: AnswerKey, *, sample: Sample) -> None:
         await asyncio.sleep(0)  # as the real one, which waits for its thread
+        self.wordings[key.prompt.key] = key.prompt.wording
         self.rows[key.prompt.key, sample.at_ms] = sample
         self.terms[key.prompt.key, sample.at_ms] = key.prompt.terms
 
@@ -140,7 +149,7 @@ class Reader:
     async def __aexit__(self, *_: object) -> None:
         self.closed += 1
 
-    async def frames(self, wanted_ms: Sequence[int], *, snap_ms: int = 0) -> AsyncIterator[Frame]:
+    async def frames(self, wanted_ms: Sequence[int], *, snap_ms: int = 0) -> AsyncGenerator[Frame]:
         assert list(wanted_ms) == sorted(set(wanted_ms))
         for at_ms in wanted_ms:
             if self._breaks_at is not None and at_ms >= self._breaks_at:
@@ -152,6 +161,9 @@ class Reader:
 
     async def survey(self) -> tuple[Glimpse, ...]:
         return tuple(Glimpse(t, luma(t)) for t in range(0, 6_000, 1000))
+
+    async def measure(self) -> int:
+        return 7_000
 
 
 class Scan:
@@ -357,10 +369,10 @@ async def test_the_shorter_length_holds_also_after_a_survey(needs_survey: bool) 
     assert (analysis.coverage, analysis.duration_ms, max(pool.times)) == (1.0, 5000, 4000)
 
 
-async def test_a_length_that_nobody_knows_is_told_by_the_last_keyframe() -> None:
+async def test_a_length_that_nobody_knows_is_found_by_reading_to_the_end() -> None:
     pool = Pool(foul_at())
     await engine(pool, Store()).analyse(job(Reader(duration_ms=None), duration_ms=None))
-    assert pool.times == [0, 1000, 2000, 3000, 4000, 5000]
+    assert pool.times == [0, 1000, 2000, 3000, 4000, 5000, 6000]
 
 
 async def test_damaged_pictures_are_neither_black_nor_alike() -> None:
@@ -385,3 +397,180 @@ async def test_answers_of_a_server_that_is_not_up_yet_are_known() -> None:
     pool.models = None
     await engine(pool, store).analyse(job(Reader()))
     assert pool.questions == []
+
+
+# --- several frames in one question ---------------------------------------------------------------------------
+
+
+def several(pool: Pool, store: Store, *, frames: int = 4, terms: Sequence[Term] = TERMS) -> BuiltInEngine:
+    return BuiltInEngine(
+        pool=pool,
+        store=store,
+        make_prompt=build_prompt,
+        terms=terms,
+        make_sampler=lambda duration_ms, _: CoarseScan(duration_ms),
+        progress=Sink(),
+        make_several=build_several_prompt,
+        frames_per_question=frames,
+    )
+
+
+class CoarseScan(Scan):
+    def wish(self, seen: Mapping[int, Sample]) -> Wish:
+        return replace(super().wish(seen), coarse=frozenset(self.grid))
+
+
+def each_by_itself(answer: Callable[[int], Answer | None]) -> Callable[[Question], Answer]:
+    """Time → answer, for any number of pictures; None: the answer leaves that one out, unless it is alone."""
+
+    def respond(question: Question) -> Answer:
+        times = [int(jpeg) for jpeg in question.jpegs]
+        if len(times) == 1:
+            return answer(times[0]) or tags()
+        assert question.prompt.pictures == len(times)
+        parts = tuple(answer(t) or Answer(Outcome.UNPARSABLE, endpoint="e", model="tiny") for t in times)
+        return replace(parts[0], tags={}, each=parts)
+
+    return respond
+
+
+def asked_times(pool: Pool) -> list[list[int]]:
+    return [[int(jpeg) for jpeg in q.jpegs] for q in pool.questions]
+
+
+def foul_from_2_to_5(at_ms: int) -> Answer:
+    return tags("Foul") if 2000 <= at_ms <= 5000 else tags()
+
+
+async def test_coarse_frames_share_questions_and_fine_ones_do_not() -> None:
+    pool, store = Pool(each_by_itself(foul_from_2_to_5)), Store()
+    pool.most_pictures = 4
+    analysis = await several(pool, store).analyse(job(Reader()))
+    assert asked_times(pool)[:3] == [[0, 1000, 2000, 3000], [4000, 5000, 6000, 7000], [8000, 9000]]
+    assert all(len(times) == 1 and times[0] % 1000 == 500 for times in asked_times(pool)[3:])
+    assert analysis.asked == len(pool.questions) == 3 + 4
+    assert {t for t, s in analysis.samples.items() if s.tags} == {*range(2000, 5001, 500)}
+    again = await several(pool, store).analyse(job(Reader()))
+    assert (again.asked, again.samples.keys()) == (0, analysis.samples.keys())
+
+
+async def test_answers_in_company_do_not_count_for_who_wants_single_ones_but_for_an_update() -> None:
+    pool, store = Pool(each_by_itself(foul_from_2_to_5)), Store()
+    pool.most_pictures = 4
+    first = await several(pool, store).analyse(job(Reader()))
+    update = await several(Pool(foul_at()), store, frames=1).analyse(job(Reader(), known_times_only=True))
+    assert (update.asked, update.samples.keys()) == (0, first.samples.keys())
+    alone = Pool(each_by_itself(foul_from_2_to_5))
+    await several(alone, store, frames=1).analyse(job(Reader()))
+    assert alone.times == list(range(0, 10_000, 1000))
+    asked = len(pool.questions)
+    await several(pool, store).analyse(job(Reader()))
+    assert len(pool.questions) == asked
+
+
+async def test_a_partly_bad_answer_costs_its_frames_only() -> None:
+    pool, store = Pool(each_by_itself(lambda t: None if t == 1000 else foul_from_2_to_5(t))), Store()
+    pool.most_pictures = 4
+    analysis = await several(pool, store).analyse(job(Reader()))
+    assert analysis.coverage == 1.0 and analysis.problems == {}
+    assert [1000] in asked_times(pool)
+    assert sum(1000 in times for times in asked_times(pool)) == 2
+    assert sum(0 in times for times in asked_times(pool)) == 1
+
+
+async def test_a_wholly_bad_answer_is_asked_again_one_by_one() -> None:
+    def answer(question: Question) -> Answer:
+        return Answer(Outcome.REFUSED, endpoint="e", model="tiny") if len(question.jpegs) > 1 else tags()
+
+    pool = Pool(answer)
+    pool.most_pictures = 4
+    analysis = await several(pool, Store()).analyse(job(Reader()))
+    assert analysis.coverage == 1.0
+    assert sorted(map(len, asked_times(pool))) == [1] * 10 + [2, 4, 4]
+
+
+async def test_what_does_not_fit_is_asked_again_in_smaller_company() -> None:
+    def answer(question: Question) -> Answer:
+        if len(question.jpegs) > 2:
+            pool.most_pictures = 2
+            return Answer(Outcome.ENDPOINT_ERROR, endpoint="e", detail="so many pictures at once are not taken")
+        return each_by_itself(foul_from_2_to_5)(question)
+
+    pool = Pool(answer, slots=1)
+    pool.most_pictures = 8
+    analysis = await several(pool, Store(), frames=8).analyse(job(Reader()))
+    assert analysis.coverage == 1.0 and analysis.problems == {}
+    sizes = [len(times) for times in asked_times(pool) if len(times) > 1]
+    assert sizes == [8, 2, 2, 2, 2, 2]
+
+
+async def test_a_new_term_is_asked_about_alone_after_company() -> None:
+    pool, store = Pool(each_by_itself(foul_from_2_to_5)), Store()
+    pool.most_pictures = 4
+    before = await several(pool, store).analyse(job(Reader()))
+    pool.questions.clear()
+    terms = (*TERMS, Term("Block"))
+    after = await several(pool, store, terms=terms).analyse(job(Reader()))
+    assert all([t.name for t in q.prompt.terms] == ["Block"] and len(q.jpegs) == 1 for q in pool.questions)
+    assert after.asked == len(before.samples)
+    pool.questions.clear()
+    await several(pool, store, terms=terms).analyse(job(Reader()))
+    assert pool.questions == []  # two wordings together know everything
+
+
+async def test_a_frame_like_one_that_was_asked_in_company_inherits_under_that_wording() -> None:
+    pool, store = Pool(each_by_itself(lambda _: tags("Dunk"))), Store()
+    pool.most_pictures = 4
+    # every second frame of the scan looks like the one before
+    reader = Reader(duration_ms=8000, picture=lambda half: luma(half // 4))
+    analysis = await several(pool, store).analyse(job(reader, duration_ms=8000))
+    assert analysis.inherited == 4 and analysis.coverage == 1.0
+    single = build_prompt(TERMS).key
+    assert all(prompt_key != single for prompt_key, _ in store.rows)
+
+
+async def test_an_outage_in_company_keeps_what_was_answered() -> None:
+    def answer(question: Question) -> Answer:
+        if len(pool.questions) > 1:
+            raise OutageError("nobody is left")
+        return each_by_itself(foul_from_2_to_5)(question)
+
+    pool, store = Pool(answer, slots=1), Store()
+    pool.most_pictures = 4
+    with pytest.raises(OutageError):
+        await several(pool, store).analyse(job(Reader()))
+    assert sorted(at_ms for _, at_ms in store.rows) == [0, 1000, 2000, 3000]
+
+
+# --- time budget ----------------------------------------------------------------------------------------------
+
+
+async def test_a_scene_whose_time_is_up_keeps_what_it_has_and_the_next_run_goes_on() -> None:
+    now = 0.0
+
+    def answer(question: Question) -> Answer:
+        nonlocal now
+        now += 1.0
+        return foul_at()(question)
+
+    def limited(pool: Pool) -> BuiltInEngine:
+        return BuiltInEngine(
+            pool=pool,
+            store=store,
+            make_prompt=build_prompt,
+            terms=TERMS,
+            make_sampler=lambda duration_ms, _: Scan(duration_ms),
+            progress=Sink(),
+            time_limit_ms=lambda duration_ms: duration_ms // 2,
+            clock=lambda: now,
+        )
+
+    store, pool, reader = Store(), Pool(answer, slots=1), Reader()
+    first = await limited(pool).analyse(job(reader))
+    assert first.is_unfinished and first.coverage == 1.0 and first.problems == {}
+    assert 5 <= first.asked <= 7 and reader.closed == 1
+    second = await limited(Pool(answer, slots=1)).analyse(job(Reader()))
+    assert not second.is_unfinished
+    assert second.reused == first.asked and len(second.samples) == 10
+    third = await limited(pool).analyse(job(Reader()))
+    assert (third.asked, third.is_unfinished) == (0, False)

@@ -68,6 +68,9 @@ class Pool:
             await self.gate.wait()
         return self.answer(question)
 
+    def pictures(self, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> int:
+        return 1
+
     def expect(self, lane: str, count: int) -> None:
         self.expected.append(count)
 

@@ -35,6 +35,7 @@ def test_the_frame_on_screen(tmp_path: Path, name: str, start_ms: int) -> None:
         assert source.info.codec == "h264"
         assert source.bad_frames == 0
         assert [g.at_ms for g in source.survey()] == [0]
+        assert source.measure() == pytest.approx(4000, abs=80)
 
 
 def test_what_holds_no_video_says_so(tmp_path: Path) -> None:

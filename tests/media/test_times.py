@@ -138,6 +138,20 @@ def test_the_length_counts_from_the_first_picture(
         assert source.info.duration_ms == duration_ms
 
 
+@pytest.mark.parametrize(("make", "times"), [f[1:] for f in FILES], ids=[f[0] for f in FILES])
+def test_reading_to_the_end_measures_the_length(films: Path, make: Maker, times: list[int]) -> None:
+    """The last keyframe may be long before it."""
+    with opened(make(films)) as source:
+        length_ms = source.measure()
+        last_ms = times[-1] - times[0]
+        assert last_ms < length_ms <= last_ms + 3000  # some muxers make the last picture long
+        if times is STEADY:
+            assert length_ms == pytest.approx(
+                6000, abs=120
+            )  # where times are counted in pairs of fields, or not at all
+        assert [f.at_ms for f in source.frames([0])] == [0]  # and it can still be read
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.h264"])
 def test_a_survey_shows_every_keyframe_and_leaves_the_source_usable(tmp_path: Path, name: str) -> None:
     with opened(odd.write(tmp_path / name, STEADY)) as source:

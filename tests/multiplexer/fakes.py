@@ -53,6 +53,7 @@ class FakeEndpoint:
     """Time → why it cannot be prepared or pinged then."""
     hint: int | None = None
     answer_s: float | None = None
+    most_pictures: int = 1
     attempts: list[Attempt] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0

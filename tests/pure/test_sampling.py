@@ -269,3 +269,25 @@ def test_answers_to_other_moments_neither_disturb_nor_count() -> None:
 def test_unknown_names_are_no_boundary() -> None:
     found = run(make_sampler(settings(), 60_000), lambda t: sample(t, *(["Rabona"] if t > 9000 else [])))
     assert len(found) == 31
+
+
+def test_with_a_limit_of_time_each_turn_spreads_over_the_whole_and_the_end_is_the_same() -> None:
+    truth = {"Foul": ((100_000, 130_000),)}
+    sampler = make_sampler(settings(max_time_per_scene=60), 600_000)
+    known: dict[int, Sample] = {}
+    turns: list[tuple[int, ...]] = []
+    while now := sampler.wish(known).now:
+        turns.append(now)
+        known |= {at_ms: right(truth)(at_ms) for at_ms in now}
+    assert turns[0] == tuple(range(0, 600_000, 64_000))
+    assert [len(turn) for turn in turns[:4]] == [10, 28, 113, 150]
+    assert known.keys() == run(make_sampler(settings(), 600_000), right(truth)).keys()
+
+
+def test_the_fixed_moments_are_the_coarse_ones() -> None:
+    truth = {"Foul": ((100_000, 130_000),)}
+    sampler = make_sampler(settings(), 600_000)
+    first = sampler.wish({})
+    assert first.coarse == set(first.now)
+    later = sampler.wish({at_ms: right(truth)(at_ms) for at_ms in first.now})
+    assert later.now and later.coarse == frozenset()

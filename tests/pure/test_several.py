@@ -1,0 +1,106 @@
+"""Several pictures in one question: the wording, and taking the answer apart."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haven_vlm.confidence import Token, confidences
+from haven_vlm.facts import Outcome, Term
+from haven_vlm.prompts import MAX_TOKENS_OF_SEVERAL, build_prompt, build_several_prompt
+from haven_vlm.several import parse_several, tokens_of_each
+
+TERMS = (Term("Dunk", aliases=("slam",)), Term("Foul", "a whistle"), Term("Timeout"))
+THREE = build_several_prompt(TERMS, 3)
+Read = list[tuple[str, ...] | None]
+"""Of each picture its tags; None: unreadable."""
+
+
+def read(text: str) -> Read:
+    return [p.tags if p.outcome.analysed else None for p in parse_several(text, THREE)]
+
+
+def test_the_wording_is_another_one_than_for_a_single_picture_whatever_the_number() -> None:
+    single, two, many = build_prompt(TERMS), build_several_prompt(TERMS, 2), build_several_prompt(TERMS, 16)
+    assert single.wording != two.wording == many.wording
+    assert single.key != two.key == many.key
+    assert two.system == many.system  # constant, so that servers can keep it
+    assert build_several_prompt(TERMS, 2, instructions="Mind the bench.").wording != two.wording
+    assert build_several_prompt(TERMS[:2], 2).wording == two.wording
+    assert build_several_prompt(TERMS[:2], 2).key != two.key
+
+
+def test_the_answers_budget_grows_with_the_pictures_up_to_a_bound() -> None:
+    single = build_prompt(TERMS).max_tokens
+    assert build_several_prompt(TERMS, 4).max_tokens == 4 * single
+    many = [Term(f"Tag number {n} with a long name") for n in range(200)]
+    assert build_several_prompt(many, 16).max_tokens == MAX_TOKENS_OF_SEVERAL
+    assert "enum" not in json.dumps(build_several_prompt(many, 16).schema)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"1":["Dunk"],"2":[],"3":["Foul","Timeout"]}', [("Dunk",), (), ("Foul", "Timeout")]),
+        ('{"1":["Dunk"],"3":["Foul"]}', [("Dunk",), None, ("Foul",)]),
+        ('{"2":["slam"],"1":[],"3":[]}', [(), ("Dunk",), ()]),
+        ('{"Picture 1":["Dunk"],"picture_2":[],"image 3":["Foul"]}', [("Dunk",), (), ("Foul",)]),
+        ('{"1":{"tags":["Dunk"]},"2":{"tags":[]},"3":"Foul"}', [("Dunk",), (), ("Foul",)]),
+        ('{"pictures":{"1":["Dunk"],"2":[],"3":[]}}', [("Dunk",), (), ()]),
+        ('[{"picture":1,"tags":["Dunk"]},{"picture":3,"tags":[]}]', [("Dunk",), None, ()]),
+        ('{"answers":[{"id":2,"tags":["Foul"]}]}', [None, ("Foul",), None]),
+        ('<think>Two of them…</think>```json\n{"1":[],"2":["Dunk"],"3":[]}\n```', [(), ("Dunk",), ()]),
+        ('{"1":["Dunk"],"2":7,"3":[]}', [("Dunk",), None, ()]),
+        ('{"1":["Jump"],"2":[],"3":[]}', [(), (), ()]),
+        ('{"0":["Dunk"],"1":[],"2":[]}', [None, None, None]),  # counted from nought: which is which?
+        ('{"1":[],"2":[],"3":[],"4":["Dunk"]}', [None, None, None]),
+        ('{"tags":["Dunk"]}', [None, None, None]),
+        ('[["Dunk"],[],[]]', [None, None, None]),
+        ('[{"tags":["Dunk"]},{"tags":[]},{"tags":[]}]', [None, None, None]),
+        ('[{"picture":1,"tags":["Dunk"]},{"picture":1,"tags":[]}]', [None, None, None]),
+        ("Picture 1 shows a Dunk.", [None, None, None]),
+        ("", [None, None, None]),
+    ],
+)
+def test_each_picture_gets_what_is_said_of_it_and_nothing_is_guessed(text: str, said: Read) -> None:
+    assert read(text) == said
+
+
+def test_a_picture_that_is_left_out_says_so() -> None:
+    assert parse_several('{"1":[],"2":[]}', THREE)[2].detail == "the answer leaves this picture out"
+
+
+@given(st.text(max_size=200))
+def test_no_text_raises_and_every_picture_gets_something(text: str) -> None:
+    parts = parse_several(text, THREE)
+    assert len(parts) == 3
+    assert all(p.outcome in (Outcome.TAGS, Outcome.NONE, Outcome.REFUSED, Outcome.UNPARSABLE) for p in parts)
+
+
+@given(st.lists(st.sets(st.sampled_from([t.name for t in TERMS])), min_size=2, max_size=16))
+def test_what_is_written_in_the_agreed_form_is_read_back(said: list[set[str]]) -> None:
+    prompt = build_several_prompt(TERMS, len(said))
+    text = json.dumps({str(n): sorted(names) for n, names in enumerate(said, 1)})
+    assert [set(p.tags) for p in parse_several(text, prompt)] == said
+
+
+def test_each_picture_has_its_own_sureness() -> None:
+    pieces = [
+        ("{", 1.0),
+        ('"1":["', 1.0),
+        ("Dunk", 0.5),
+        ('"],"', 1.0),
+        ("2", 1.0),
+        ('":["', 1.0),
+        ("Dunk", 0.9),
+        ('"]}', 1.0),
+    ]
+    tokens = [Token(text.encode(), p) for text, p in pieces]
+    one, two = tokens_of_each(tokens, 2)
+    assert confidences(one, {"Dunk": ("Dunk",)}) == {"Dunk": 0.5}
+    assert confidences(two, {"Dunk": ("Dunk",)}) == {"Dunk": 0.9}
+    assert tokens_of_each(tokens, 3) == [(), (), ()]  # it does not speak of the third
+    assert tokens_of_each((), 2) == [(), ()]
