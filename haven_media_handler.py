@@ -461,6 +461,14 @@ class StashLibrary:
         """Destroy these markers; those that are gone already do not matter."""
         await self._do(lambda client: stash_writes.destroy_markers(client, ids))
 
+    async def move_marker(self, marker_id: str, start_ms: int, end_ms: int) -> None:
+        """Give a marker another start and end. Raises `StashGone` without the marker."""
+        await self._do(lambda client: stash_writes.move_marker(client, marker_id, start_ms, end_ms))
+
+    async def tag_marker(self, marker_id: str, tag_id: str) -> None:
+        """Add a secondary tag to a marker; those it has stay. Raises `StashGone` without the marker."""
+        await self._do(lambda client: stash_writes.tag_marker(client, marker_id, tag_id))
+
     # --- files ---
 
     def stream_url(self, kind: Kind, medium_id: str) -> tuple[str, dict[str, str]]:

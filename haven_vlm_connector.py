@@ -34,6 +34,7 @@ from haven_vlm.stash_wire import Envelope, ProgressWriter, read_envelope, reply
 
 if TYPE_CHECKING:
     from haven_vlm.facts import Term
+    from haven_vlm.page_operations import OpenVideo
     from haven_vlm.reports import RunReport
     from haven_vlm.tasks import TaskResult
 
@@ -54,6 +55,8 @@ class Outcome:
     """The same when it is not what was asked; empty when it is."""
     code: ExitCode = ExitCode.DONE
     report: RunReport | None = None
+    answer: object = None
+    """What the page asked for, instead of words."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.WRONG
     with install_logging() as display, stdout_taken() as write:
         outcome = serve(read_envelope, display)
-        write(reply(outcome.output, error=outcome.error or None))
+        write(reply(outcome.output if outcome.answer is None else outcome.answer, error=outcome.error or None))
     return ExitCode.FAILED if outcome.error else ExitCode.DONE
 
 
@@ -119,6 +122,8 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None, to
     """
     try:
         call = read(sys.stdin.buffer.read() if data is None else data)
+        if call.mode == "page":
+            return _page(call, display)
         if call.mode not in MODES:
             named = f"“{call.mode}” is no task of this plugin" if call.mode else "no task was named"
             raise WireError(f"{named}; args.mode must be one of: {', '.join(MODES)}")
@@ -173,6 +178,52 @@ def _load_tasks(spare_dir: Path) -> None:
         ) from exc
 
 
+def _page(call: Envelope, display: Display) -> Outcome:
+    """Answer the page in Stash. What goes wrong is part of the answer, so that the page can show the sentence."""
+    op = str(call.args.get("op") or "")
+    try:
+        ensure_dependencies(PLUGIN_DIR, spare_dir=call.config_dir / "haven_vlm")
+        return Outcome("", answer=asyncio.run(_operate(call, op, display)))
+    except HavenError as exc:
+        return Outcome("", answer={"error": str(exc)})
+    except Exception as exc:
+        log.error("Unexpected error", exc_info=exc)
+        what = redact(f"{type(exc).__name__}: {exc}")
+        told_of = f"Unexpected error ({what}). The log has the details; please report it."
+        return Outcome("", answer={"error": told_of})
+
+
+async def _operate(call: Envelope, op: str, display: Display) -> object:
+    """Make what the operation needs, and no more: somebody looks at a page and waits."""
+    from haven_vlm.page_operations import FILES, Desk, empty, from_file, operate
+
+    nowhere = call.config_dir / "haven_vlm"
+    if op in FILES and (there := from_file(op, call.plugin_dir, nowhere)) is not None:
+        return there
+    from haven_media_handler import StashLibrary
+    from haven_vlm.journal import Journal
+    from haven_vlm_config import load_settings
+
+    async with contextlib.AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(StashLibrary(call.connection))
+        display.hide(*gateway.secrets)
+        page = await gateway.plugin_settings()
+        settings = load_settings(
+            plugin_dir=call.plugin_dir, config_dir=call.config_dir, page=page, arguments={}
+        ).settings
+        data_dir = settings.data_dir.expanduser() if settings.data_dir else nowhere
+        if op in FILES:
+            return from_file(op, call.plugin_dir, data_dir) or empty(op)
+        journal = await stack.enter_async_context(Journal(data_dir / "ledger.sqlite"))
+
+        def open_video() -> OpenVideo:
+            from haven_vlm.reading import VideoReader
+
+            return VideoReader
+
+        return await operate(Desk(gateway, settings, journal, open_video), op, call.args)
+
+
 async def _perform(call: Envelope, display: Display) -> TaskResult:
     """Make all objects in order, run the task, close them in reverse."""
     # only now: bootstrap has made sure that the packages behind these modules are there
@@ -184,6 +235,9 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     from haven_vlm.image_engine import Moments
     from haven_vlm.image_task import still_prompt
     from haven_vlm.journal import Journal
+    from haven_vlm.live import LiveFolder
+    from haven_vlm.live_runs import entry_of
+    from haven_vlm.live_status import LiveStatus
     from haven_vlm.multiplexer import Multiplexer
     from haven_vlm.picture import Preparation
     from haven_vlm.progress import Progress
@@ -266,16 +320,38 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             mode=call.mode,
             run_id=run_id,
         )
-        result = "stopped"
+        live = await asyncio.to_thread(LiveFolder, call.plugin_dir, data_dir)
+        began, started = context.clock(), context.now().isoformat(timespec="seconds")
+        result, ok, done = "stopped", False, None
         try:
-            done = await TASKS[call.mode](context)
-            result = done.text.splitlines()[0]
+            async with LiveStatus(
+                live,
+                mode=call.mode,
+                run_id=run_id,
+                started=started,
+                progress=progress,
+                statistics=pool.statistics,
+                endpoints=endpoints,
+            ) as status:
+                done = await TASKS[call.mode](context)
+                result, ok = done.text, done.ok
+                status.ended(ok=ok, message=done.text.splitlines()[0])
             return done
         except HavenError as exc:
             result = str(exc)
             raise
         finally:
-            await journal.end_run(run_id, result)
+            entry = entry_of(
+                run_id=run_id,
+                mode=call.mode,
+                started=started,
+                seconds=context.clock() - began,
+                ok=ok,
+                text=result,
+                report=done.report if done else None,
+            )
+            await asyncio.to_thread(live.add_run, entry)
+            await journal.end_run(run_id, result.partition("\n")[0])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from haven_vlm.ports import (
     FrameReader,
     ProgressSink,
     Sampler,
+    Settled,
     TermwiseAnswers,
     VideoJob,
 )
@@ -123,7 +124,7 @@ class BuiltInEngine:
             glimpses = await reader.survey() if self._needs_survey else None
             look.duration_ms = await _length(look.duration_ms, reader)
         sampler: Sampler = OnlyThese(known_times) if known_times else self._make_sampler(look.duration_ms, glimpses)
-        self._progress.done(job.lane, len(look.seen), known=True)
+        self._progress.done(job.lane, len(look.seen), how=Settled.KNOWN)
         async with asyncio.TaskGroup() as tasks:
             while not self._is_out_of_time(look):
                 settled = look.settled
@@ -185,7 +186,7 @@ class BuiltInEngine:
         for at_ms in times_ms:
             look.problems["no picture can be decoded"] += 1
             look.settle(Sample(at_ms, at_ms, Outcome.UNDECODABLE))
-            self._progress.done(look.job.lane)
+            self._progress.done(look.job.lane, how=Settled.FAILED)
 
     async def _consider(self, look: Look, frame: Frame, tasks: asyncio.TaskGroup, coarse: Collection[int] = ()) -> None:
         """Answer a frame without a question if it looks like its neighbour or is black; else ask."""
@@ -245,7 +246,7 @@ class BuiltInEngine:
         try:
             # the ticket is taken by the task that uses it, so that one cancelled before its start holds none
             async with self._pool.ticket(job.lane, local_only=job.local_only, kind=job.kind) as ticket:
-                self._admitted(look, admitted)
+                self._admitted(look, frame, admitted)
                 answer = await ticket.ask(question)
             key = replace(look.key, prompt=prompt)
             await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
@@ -259,7 +260,8 @@ class BuiltInEngine:
             outcome = Outcome.TAGS if tags else Outcome.NONE
         await self._settle(look, frame, Sample(frame.at_ms, frame.shown_ms, outcome, tags, answer.model))
 
-    def _admitted(self, look: Look, admitted: asyncio.Event) -> None:
+    def _admitted(self, look: Look, frame: Frame, admitted: asyncio.Event) -> None:
+        self._progress.look(look.job.lane, frame.at_ms, frame.jpeg)
         if look.began_s is None:
             look.began_s = self._clock()
         admitted.set()
@@ -277,7 +279,7 @@ class BuiltInEngine:
         )
         try:
             async with self._pool.ticket(job.lane, local_only=job.local_only, kind=job.kind) as ticket:
-                self._admitted(look, admitted)
+                self._admitted(look, frames[0], admitted)
                 answer = await ticket.ask(question)
             each = answer.each or (answer,) * len(frames)
             good = [(f, a) for f, a in zip(frames, each, strict=True) if answer.each and a.outcome.analysed]
@@ -319,7 +321,7 @@ class BuiltInEngine:
     async def _settle(self, look: Look, frame: Frame, sample: Sample) -> None:
         """Take in a frame's answer, for those that look the same as well."""
         look.settle(sample)
-        self._progress.done(look.job.lane)
+        self._progress.done(look.job.lane, how=Settled.ASKED if sample.outcome.analysed else Settled.FAILED)
         if self._log_frames:
             log.info("%s at %s: %s %s", look.job.lane, clock_text(frame.at_ms), sample.outcome, dict(sample.tags))
         for follower in look.followers.pop(frame.at_ms, ()):
@@ -337,7 +339,7 @@ class BuiltInEngine:
         await self._store.record_inherited(key, sample=sample)
         look.inherited += 1
         look.settle(sample)
-        self._progress.done(look.job.lane)
+        self._progress.done(look.job.lane, how=Settled.INHERITED)
 
 
 def _evaluated(sampler: Sampler, seen: Mapping[int, Sample]) -> tuple[int, Wish]:

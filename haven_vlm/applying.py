@@ -120,7 +120,7 @@ class Applier:
                 await self.settle(older)
                 await self._store.close_plan(older)  # what is desired now stands in its place
             plan = await self._store.open_plan(
-                run_id, kind, medium_id, purpose="apply", intent=_to_json(desired), at=self._journal.now()
+                run_id, kind, medium_id, purpose="apply", intent=intent_of(desired), at=self._journal.now()
             )
             return await self._apply(plan, desired)
 
@@ -373,7 +373,8 @@ def what_was_done(step: Step, tag_ids: frozenset[str], unowned: list[Marker], st
 # --- what is desired, as JSON ---------------------------------------------------------------------------------
 
 
-def _to_json(desired: Desired) -> str:
+def intent_of(desired: Desired) -> str:
+    """What is desired, as a plan in the ledger keeps it."""
     data = {
         "tag_ids": None if desired.tag_ids is None else sorted(desired.tag_ids),
         "markers": None if desired.markers is None else [asdict(draft) for draft in desired.markers],

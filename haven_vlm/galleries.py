@@ -22,9 +22,10 @@ from haven_vlm.errors import (
 )
 from haven_vlm.facts import Kind, Medium, TagRef
 from haven_vlm.image_engine import union
-from haven_vlm.image_looking import ImageLooker, TagsInStash
+from haven_vlm.image_looking import ImageLooker, TagsInStash, how_settled
 from haven_vlm.marks import Marks
 from haven_vlm.ownership import Desired
+from haven_vlm.ports import Settled
 from haven_vlm.progress import Progress
 from haven_vlm.reports import MediumReport, Status, WorkResult
 from haven_vlm.settings import Settings
@@ -105,6 +106,8 @@ class GalleryRun:
             for gallery_id in waiting:
                 report = await self._gallery(gallery_id)
                 reports.append(report)
+                if report.status is not Status.TAGGED:
+                    self._work.progress.trouble(report.cause or report.reason)
                 log.log(logging.INFO if report.status is Status.TAGGED else logging.WARNING, "%s", report.line)
 
         try:
@@ -150,6 +153,7 @@ class GalleryRun:
         work = self._work
         local_only = work.marks.local_only.id in gallery.tag_ids
         ids = (await work.gateway.gallery_image_ids(gallery.id))[:: work.settings.gallery_every]
+        work.progress.begin(lane, gallery.title)
         work.progress.plan(lane, len(ids))
         work.looker.expect(len(ids))
         tally, room, left = _Tally(), asyncio.Semaphore(IMAGES_AT_ONCE), len(ids)
@@ -175,6 +179,7 @@ class GalleryRun:
     async def _image(
         self, image: Medium, tally: _Tally, room: asyncio.Semaphore, lane: str, *, local_only: bool
     ) -> None:
+        how = Settled.FAILED
         try:
             analysis = await self._work.looker.look(image, local_only=local_only)
         except MediaUnreachable as exc:
@@ -183,6 +188,7 @@ class GalleryRun:
         except MediaError as exc:
             tally.unreadable[str(exc)] += 1
         else:
+            how = how_settled(analysis)
             tally.looked += 1
             tally.asked += analysis.asked
             tally.reused += analysis.reused
@@ -194,7 +200,7 @@ class GalleryRun:
                 tally.with_tag.update(union(analysis.samples.values(), self._work.settings).keys())
         finally:
             room.release()
-            self._work.progress.done(lane)
+            self._work.progress.done(lane, how=how)
 
     async def _conclude(self, gallery: Medium, tally: _Tally, bare: MediumReport) -> MediumReport:
         work = self._work

@@ -19,6 +19,7 @@ from haven_vlm.ports import (
     Analysis,
     Analyzer,
     FrameReader,
+    Settled,
     VideoJob,
 )
 from haven_vlm.settings import Settings
@@ -210,3 +211,12 @@ class TagsInStash:
     def forget(self) -> None:
         """Something about tags turned out to be out of date: look again."""
         self._known.clear()
+
+
+def how_settled(analysis: Analysis) -> Settled:
+    """How an image counts as a question of the run."""
+    if not analysis.coverage:
+        return Settled.FAILED
+    if analysis.asked:
+        return Settled.ASKED
+    return Settled.INHERITED if analysis.inherited else Settled.KNOWN

@@ -22,10 +22,10 @@ from haven_vlm.errors import (
 )
 from haven_vlm.facts import Kind, Medium, TagRef
 from haven_vlm.image_engine import union
-from haven_vlm.image_looking import ImageLooker, TagsInStash
+from haven_vlm.image_looking import ImageLooker, TagsInStash, how_settled
 from haven_vlm.marks import Marks
 from haven_vlm.ownership import Desired
-from haven_vlm.ports import Analysis
+from haven_vlm.ports import Analysis, Settled
 from haven_vlm.progress import Progress
 from haven_vlm.reports import MediumReport, Status, WorkResult
 from haven_vlm.settings import Settings
@@ -160,9 +160,12 @@ class ImageRun:
     async def _image(self, medium: Medium) -> None:
         """Look at one image; whatever goes wrong with it becomes its report."""
         lane = f"image {medium.id}"
+        self._work.progress.begin(lane, medium.title)
         self._work.progress.plan(lane, 1)
+        self._work.progress.look(lane, 0, None)  # Stash has thumbnails of images
+        how = Settled.FAILED
         try:
-            await self._look_and_conclude(medium)
+            how = await self._look_and_conclude(medium)
         except LocalOutageError as exc:
             self._say(report_of(medium, Status.FAILED, str(exc)))  # what may leave the network can go on
         except (OutageError, StashUnauthorized, LedgerError):
@@ -175,22 +178,22 @@ class ImageRun:
             reason = f"unexpected error ({type(exc).__name__}: {exc}); the log has the details, please report it"
             self._say(report_of(medium, Status.FAILED, reason))
         finally:
-            self._work.progress.done(lane)
+            self._work.progress.done(lane, how=how)
             self._work.progress.close(lane)
 
-    async def _look_and_conclude(self, medium: Medium) -> None:
+    async def _look_and_conclude(self, medium: Medium) -> Settled:
         work = self._work
         try:
             analysis = await work.looker.look(medium)
         except MediaUnreachable as exc:
             self._say(report_of(medium, Status.FAILED, str(exc)))
-            return
+            return Settled.FAILED
         except MediaError as exc:
             await self._faulty(medium, str(exc))
-            return
+            return Settled.FAILED
         if analysis.coverage < work.settings.min_coverage:
             self._say(report_of(medium, Status.INCOMPLETE, too_little(analysis), analysis))
-            return
+            return Settled.FAILED
         found = sorted(union(analysis.samples.values(), work.settings)) if work.settings.create_tags else []
         tags = await work.tags.find(found)
         desired = Desired(
@@ -201,6 +204,7 @@ class ImageRun:
         )
         report = replace(report_of(medium, Status.TAGGED, "", analysis), tags=work.tags.names(found))
         await self._outbox.put(_Finding(desired, report))
+        return how_settled(analysis)
 
     async def _faulty(self, medium: Medium, reason: str) -> None:
         """The medium itself is at fault: mark it so, keep the trigger tag and all that stands there."""
@@ -255,6 +259,8 @@ class ImageRun:
 
     def _say(self, report: MediumReport) -> None:
         self._reports.append(report)
+        if report.status is not Status.TAGGED:
+            self._work.progress.trouble(report.cause or report.reason)
         # thousands of lines about what went well would bury those about what did not
         log.log(logging.DEBUG if report.status is Status.TAGGED else logging.WARNING, "%s", report.line)
 

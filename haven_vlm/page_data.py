@@ -125,7 +125,7 @@ class LookingAt:
     title: str
     time_s: float
     image: str | None
-    """Name of a small JPEG in `live/`; None for media marked as local only, and while there is none."""
+    """Name of a small JPEG in `live/`; None for images, and while there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,8 +318,6 @@ class ScenePaths:
     """Addresses of the scene's pictures in Stash, relative to its base address, without any key."""
 
     screenshot: str
-    sprite: str = ""
-    vtt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from haven_vlm.facts import (
@@ -235,6 +236,19 @@ class Analyzer(Protocol):
         ...
 
 
+class Settled(StrEnum):
+    """How a question was settled."""
+
+    ASKED = "asked"
+    """An endpoint answered."""
+    KNOWN = "known"
+    """The ledger knew; says nothing about the pace."""
+    INHERITED = "inherited"
+    """Like an answered neighbour, or blank."""
+    FAILED = "failed"
+    """Not analysed: no picture, or no usable answer."""
+
+
 class ProgressSink(Protocol):
     """Where progress goes. Units are questions, answered ones of the ledger included."""
 
@@ -242,8 +256,12 @@ class ProgressSink(Protocol):
         """Say (anew) how many questions this medium will probably take in all."""
         ...
 
-    def done(self, lane: str, count: int = 1, *, known: bool = False) -> None:
-        """Say that `count` more of them are settled; `known`: by the ledger, which says nothing about the pace."""
+    def done(self, lane: str, count: int = 1, *, how: Settled = Settled.ASKED) -> None:
+        """Say that `count` more of them are settled, and how."""
+        ...
+
+    def look(self, lane: str, at_ms: int, jpeg: bytes | None) -> None:
+        """Say what is being asked about; `jpeg` is None when the picture is not at hand."""
         ...
 
     def close(self, lane: str) -> None:

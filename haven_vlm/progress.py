@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
+from haven_vlm.ports import Settled
 from haven_vlm_utility import duration_text
 
 _WINDOW_S = 120.0
 """The rate is measured over this much of the recent past: long enough to be calm, short enough to follow."""
 
 
+_MAX_CAUSES = 200
+"""Different causes that are counted; what comes after these is counted together."""
+_OTHER = "other reasons"
+
+
 @dataclass(slots=True)
 class _Lane:
     planned: int = 0
     done: int = 0
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A medium under way, as it stands now."""
+
+    name: str
+    """Kind and id: 'scene 12'."""
+    title: str
+    done: int
+    planned: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The picture that was asked about last."""
+
+    lane: str
+    title: str
+    at_ms: int
+    jpeg: bytes | None
+    """None when it is not at hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +88,9 @@ class Progress:
         self._highest = 0.0
         self._recent: deque[tuple[float, int]] = deque()
         self._settled = 0
+        self._tally: Counter[Settled] = Counter()
+        self._causes: Counter[str] = Counter()
+        self._look: Look | None = None
 
     def media(self, count: int) -> None:
         """Say how many (more) media the run is about."""
@@ -68,10 +101,24 @@ class Progress:
         self._lanes.setdefault(lane, _Lane()).planned = max(1, planned)
         self._show(self.pace())
 
-    def done(self, lane: str, count: int = 1, *, known: bool = False) -> None:
+    def begin(self, lane: str, title: str) -> None:
+        """Say that a medium is worked on, and what people call it."""
+        self._lanes.setdefault(lane, _Lane()).title = title
+
+    def look(self, lane: str, at_ms: int, jpeg: bytes | None) -> None:
+        """Say what is being asked about; `jpeg` is None when the picture is not at hand."""
+        state = self._lanes.get(lane)
+        self._look = Look(lane, state.title if state else "", at_ms, jpeg)
+
+    def trouble(self, cause: str) -> None:
+        """Count why a medium was not tagged."""
+        self._causes[cause if cause in self._causes or len(self._causes) < _MAX_CAUSES else _OTHER] += 1
+
+    def done(self, lane: str, count: int = 1, *, how: Settled = Settled.ASKED) -> None:
         """Say that `count` more of them are settled; what the ledger knew says nothing about the pace."""
         self._lanes.setdefault(lane, _Lane()).done += count
-        if known:
+        self._tally[how] += count
+        if how is Settled.KNOWN:
             self._show(self.pace())
             return
         self._settled += count
@@ -106,3 +153,28 @@ class Progress:
                 per_second = (last - first) / (last_at - first_at)
         remaining = max(0, planned - done) / per_second if per_second > 0 else None
         return Pace(self._highest, done, planned, per_second * 60, remaining)
+
+    # --- for whoever shows more than a bar --------------------------------------------------------------------
+
+    @property
+    def media_count(self) -> tuple[int, int]:
+        """Media of the run, and how many of them are finished."""
+        return self._media, self._closed
+
+    @property
+    def tally(self) -> Mapping[Settled, int]:
+        """Questions by what became of them."""
+        return self._tally
+
+    @property
+    def last_look(self) -> Look | None:
+        """What was asked about last."""
+        return self._look
+
+    def lanes(self, limit: int) -> list[Lane]:
+        """Media under way, those longest at it first, so many at most."""
+        return [Lane(name, s.title, s.done, max(s.planned, s.done)) for name, s in islice(self._lanes.items(), limit)]
+
+    def causes(self, limit: int) -> list[tuple[str, int]]:
+        """Why media were not tagged, the most frequent first, so many at most."""
+        return self._causes.most_common(limit)

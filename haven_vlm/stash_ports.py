@@ -121,3 +121,15 @@ class StashCollections(StashGateway, Protocol):
     def thumbnail_url(self, image_id: str) -> tuple[str, dict[str, str]]:
         """Address of Stash's small copy of an image, made when it is asked for; and headers, as `stream_url`."""
         ...
+
+
+class StashReviewing(StashGateway, Protocol):
+    """What carrying out a person's decisions about markers needs of Stash besides."""
+
+    async def move_marker(self, marker_id: str, start_ms: int, end_ms: int) -> None:
+        """Give a marker another start and end; raises `StashGone` when it is gone."""
+        ...
+
+    async def tag_marker(self, marker_id: str, tag_id: str) -> None:
+        """Add a secondary tag to a marker; those it has stay. Raises `StashGone` when it is gone."""
+        ...

@@ -55,6 +55,9 @@ MARKERS_DESTROY = "mutation HavenMarkersDestroy($ids: [ID!]!) { sceneMarkersDest
 MARKERS_BY_ID = f"""query HavenMarkers($ids: [ID!]!) {{
   findSceneMarkers(ids: $ids) {{ scene_markers {{ {MARKER} }} }}
 }}"""
+MARKER_UPDATE = """mutation HavenMarkerUpdate($input: SceneMarkerUpdateInput!) {
+  sceneMarkerUpdate(input: $input) { id }
+}"""
 SCENE_MARKERS = f"query HavenSceneMarkers($id: ID!) {{ findScene(id: $id) {{ scene_markers {{ {MARKER} }} }} }}"
 
 _BULK = {

@@ -15,6 +15,7 @@ from haven_vlm.errors import PartialWrite, StashError, StashGone, StashRefused, 
 from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium, TagRef
 from haven_vlm.stash_faults import NotSent, Patience, Reply, chunked, missing_id
 from haven_vlm.stash_queries import (
+    MARKER_UPDATE,
     MARKERS_BY_ID,
     MARKERS_DESTROY,
     SCENE_MARKERS,
@@ -31,6 +32,7 @@ from haven_vlm.stash_queries import (
     markers_create,
     media_query,
     medium_of,
+    seconds,
     studio_names_query,
     tag_names_query,
     tag_of,
@@ -388,6 +390,31 @@ def destroy_markers(talk: Talk, ids: Collection[str]) -> None:
             talk.run(MARKERS_DESTROY, {"ids": piece})
         except StashGone:
             _one_by_one(talk, MARKERS_DESTROY, piece)
+
+
+def move_marker(talk: Talk, marker_id: str, start_ms: int, end_ms: int) -> None:
+    """Give a marker another start and end. Sending it twice does no harm.
+
+    Raises:
+        StashGone: there is no such marker.
+    """
+    if not is_id(marker_id):
+        raise StashGone(f"no such marker in Stash: {marker_id}", ids=(marker_id,))
+    values = {"id": marker_id, "seconds": seconds(start_ms), "end_seconds": seconds(end_ms)}
+    talk.run(MARKER_UPDATE, {"input": values})
+
+
+def tag_marker(talk: Talk, marker_id: str, tag_id: str) -> None:
+    """Add a secondary tag to a marker; those it has stay.
+
+    Raises:
+        StashGone: there is no such marker.
+    """
+    marker = markers_by_id(talk, [marker_id]).get(marker_id)
+    if marker is None:
+        raise StashGone(f"no such marker in Stash: {marker_id}", ids=(marker_id,))
+    if tag_id not in (marker.primary_tag_id, *marker.tag_ids):
+        talk.run(MARKER_UPDATE, {"input": {"id": marker_id, "tag_ids": [*marker.tag_ids, tag_id]}})
 
 
 def _one_by_one(talk: Talk, document: str, ids: Sequence[str]) -> None:

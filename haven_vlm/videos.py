@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from haven_vlm.applying import Applier
 from haven_vlm.errors import (
@@ -37,10 +36,11 @@ from haven_vlm.privacy import redact
 from haven_vlm.progress import Progress
 from haven_vlm.reports import MediumReport, Status, WorkResult
 from haven_vlm.run_lock import Claims
+from haven_vlm.scene_file import locations_of
 from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import StashGateway
 from haven_vlm.timeline import Findings, conclude
-from haven_vlm_utility import first_error, map_path
+from haven_vlm_utility import first_error
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,8 @@ class VideoRun:
             for scene_id in waiting:
                 report = await self._scene(scene_id)
                 reports.append(report)
+                if report.status is not Status.TAGGED:
+                    self._work.progress.trouble(report.cause or report.reason)
                 log.log(logging.INFO if report.status is Status.TAGGED else logging.WARNING, "%s", report.line)
 
         try:
@@ -119,6 +121,7 @@ class VideoRun:
                 medium = await self._work.gateway.medium(Kind.SCENE, scene_id)
                 if medium is None:
                     return _report(scene_id, None, Status.SKIPPED, "it is no longer in Stash")
+                self._work.progress.begin(lane, medium.title)
                 if self._work.only_marked and self._mark.id not in medium.tag_ids:
                     return _report(scene_id, medium, Status.SKIPPED, f"it is no longer tagged {self._mark.name}")
                 return await self._look_and_write(medium, lane)
@@ -188,12 +191,7 @@ class VideoRun:
             MediaError: neither works; says why.
         """
         work = self._work
-        path = map_path(medium.files[0].path, work.settings.path_mutation)
-        url, headers = work.gateway.stream_url(Kind.SCENE, medium.id)
-        locations = [Location(path), Location(url, headers)]
-        if not await asyncio.to_thread(Path(path).is_file):
-            log.info("%s is read through Stash: %s is not on this machine", medium.label, path)
-            locations = locations[1:]
+        path, locations = await locations_of(medium, work.gateway, work.settings)
         async with AsyncExitStack() as stack:
             try:
                 reader = await stack.enter_async_context(work.open_video(locations, preparation))

@@ -26,6 +26,16 @@ PLAN = Plan(
 """Twenty seconds with three spans, two of them overlapping."""
 
 
+def installed(folder: Path) -> Path:
+    """A plugin folder of its own, so that what a run writes there stays apart; the code is the checkout's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / "ahavenvlmconnector.yml", folder / "ahavenvlmconnector.yml")
+    code = f"import runpy, sys\nsys.path[0] = {str(ROOT)!r}\n"
+    code += f"runpy.run_path({str(ROOT / 'haven_vlm_connector.py')!r}, run_name='__main__')\n"
+    (folder / "haven_vlm_connector.py").write_text(code, encoding="utf-8")
+    return folder
+
+
 class Rig:
     """One embedded Stash with a library, and settings for the plugin."""
 
@@ -34,6 +44,7 @@ class Rig:
         self.stash = stash
         self._clips = clips
         self._stack = stack
+        self.plugin_dir = installed(folder / "plugin")
         self.settings: dict[str, Any] = {"tag_list": ", ".join(TAGS), "sampling": "fixed", "video_frame_interval": "1"}
 
     def vision(self, **options: Any) -> VisionServer:
@@ -64,15 +75,23 @@ class Rig:
             fingerprints={"oshash": f"{abs(hash(name)):016x}"[:16]},
         )
 
-    def start(self, task: str, args: Mapping[str, Any] | None = None, *, run: Run | None = None) -> PluginProcess:
+    def start(
+        self, task: str | None, args: Mapping[str, Any] | None = None, *, run: Run | None = None
+    ) -> PluginProcess:
         self.stash.settings.configure_plugin("ahavenvlmconnector", self.settings)
-        return start_task(ROOT, task, dict(args or {}), connection=self.stash.connection(), run=run)
+        return start_task(self.plugin_dir, task, dict(args or {}), connection=self.stash.connection(), run=run)
 
     def run(self, task: str = "Tag Videos", args: Mapping[str, Any] | None = None) -> JobResult:
         """Press the button and wait."""
         result = self.start(task, args).wait(120)
         assert result.exit_code == (1 if result.error else 0)
         return result
+
+    def page(self, op: str, **args: Any) -> Any:
+        """What the page gets for an operation."""
+        result = self.start(None, {"mode": "page", "op": op, **args}).wait(60)
+        assert not result.error
+        return result.output
 
     def spans(self, scene: int) -> list[tuple[str, float, float]]:
         """Markers of the vocabulary on a scene, in seconds."""

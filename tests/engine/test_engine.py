@@ -13,7 +13,7 @@ import pytest
 from haven_vlm.errors import MediaUnreadable, OutageError
 from haven_vlm.facts import Answer, Frame, Glimpse, Kind, Outcome, Question, Sample, Term, VideoInfo, Wish
 from haven_vlm.pool_ports import PoolStatistics
-from haven_vlm.ports import AnswerKey, PartlyKnown, VideoJob
+from haven_vlm.ports import AnswerKey, PartlyKnown, Settled, VideoJob
 from haven_vlm.prompts import build_prompt, build_several_prompt
 from haven_vlm_engine import BuiltInEngine
 
@@ -187,7 +187,8 @@ class Sink:
 
     def plan(self, lane: str, planned: int) -> None: ...
     def close(self, lane: str) -> None: ...
-    def done(self, lane: str, count: int = 1, *, known: bool = False) -> None:
+    def look(self, lane: str, at_ms: int, jpeg: bytes | None) -> None: ...
+    def done(self, lane: str, count: int = 1, *, how: Settled = Settled.ASKED) -> None:
         self.settled += count
 
 
