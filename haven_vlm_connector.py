@@ -28,6 +28,7 @@ from haven_vlm import command_line
 from haven_vlm.bootstrap import ensure_dependencies
 from haven_vlm.command_line import MODES, ExitCode
 from haven_vlm.errors import DependencyError, HavenError, WireError
+from haven_vlm.live_files import FILES, from_file
 from haven_vlm.privacy import redact
 from haven_vlm.stash_log import Display, install_logging, stdout_taken
 from haven_vlm.stash_wire import Envelope, ProgressWriter, read_envelope, reply
@@ -181,6 +182,8 @@ def _load_tasks(spare_dir: Path) -> None:
 def _page(call: Envelope, display: Display) -> Outcome:
     """Answer the page in Stash. What goes wrong is part of the answer, so that the page can show the sentence."""
     op = str(call.args.get("op") or "")
+    if op in FILES and (there := from_file(op, call.plugin_dir, call.config_dir / "haven_vlm")) is not None:
+        return Outcome("", answer=there)
     try:
         ensure_dependencies(PLUGIN_DIR, spare_dir=call.config_dir / "haven_vlm")
         return Outcome("", answer=asyncio.run(_operate(call, op, display)))
@@ -195,13 +198,9 @@ def _page(call: Envelope, display: Display) -> Outcome:
 
 async def _operate(call: Envelope, op: str, display: Display) -> object:
     """Make what the operation needs, and no more: somebody looks at a page and waits."""
-    from haven_vlm.page_operations import FILES, Desk, empty, from_file, operate
-
-    nowhere = call.config_dir / "haven_vlm"
-    if op in FILES and (there := from_file(op, call.plugin_dir, nowhere)) is not None:
-        return there
     from haven_media_handler import StashLibrary
     from haven_vlm.journal import Journal
+    from haven_vlm.page_operations import Desk, empty, operate
     from haven_vlm_config import load_settings
 
     async with contextlib.AsyncExitStack() as stack:
@@ -211,7 +210,7 @@ async def _operate(call: Envelope, op: str, display: Display) -> object:
         settings = load_settings(
             plugin_dir=call.plugin_dir, config_dir=call.config_dir, page=page, arguments={}
         ).settings
-        data_dir = settings.data_dir.expanduser() if settings.data_dir else nowhere
+        data_dir = settings.data_dir.expanduser() if settings.data_dir else call.config_dir / "haven_vlm"
         if op in FILES:
             return from_file(op, call.plugin_dir, data_dir) or empty(op)
         journal = await stack.enter_async_context(Journal(data_dir / "ledger.sqlite"))

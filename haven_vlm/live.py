@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 from PIL import Image
 
 from haven_vlm.files import write_atomically
+from haven_vlm.live_files import folders, read_json
 from haven_vlm.page_data import (
     CHECK_FILE,
     MAX_RUNS,
@@ -42,18 +42,12 @@ from haven_vlm.page_data import (
 
 log = logging.getLogger(__name__)
 
-FOLDER = "live"
 MAX_FRAME_BYTES = 20 * 1024
 FRAME_SIDE_PX = 320
 MAX_REPORTS_BYTES = 200 * 1024 * 1024
 _STRAY_AGE_S = 60.0
 """Pictures of a run that was killed are deleted when they are older than that."""
 _UNFINISHED = (RunState.PREPARING, RunState.RUNNING, RunState.WAITING)
-
-
-def folders(plugin_dir: Path, data_dir: Path) -> tuple[Path, Path]:
-    """Where the folder may lie: in the plugin's assets, else in the data folder."""
-    return plugin_dir / FOLDER, data_dir / FOLDER
 
 
 class LiveFolder:
@@ -202,28 +196,6 @@ def prune(folder: Path, pattern: str, *, count: int, size_bytes: int) -> None:
             total += file.stat().st_size
             if place and (place >= count or total > size_bytes):
                 file.unlink(missing_ok=True)
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """An object from a file; None when there is none that can be read."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def read_newest(plugin_dir: Path, data_dir: Path, name: str) -> dict[str, Any] | None:
-    """The file of this name from whichever of the two folders was written to last."""
-
-    def written(folder: Path) -> float:
-        try:
-            return (folder / name).stat().st_mtime
-        except OSError:
-            return -1.0
-
-    newest = max(folders(plugin_dir, data_dir), key=written)
-    return read_json(newest / name)
 
 
 def fitted(status: Status) -> str:

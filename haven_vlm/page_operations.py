@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from haven_vlm.applying import Applier
@@ -17,14 +16,11 @@ from haven_vlm.errors import MediaError, WireError
 from haven_vlm.facts import Kind, Medium, Sample, TagRef, Term
 from haven_vlm.journal import Journal
 from haven_vlm.lanes import LaneTag, lanes_of, samples_at
-from haven_vlm.live import read_newest
+from haven_vlm.live_files import FILES
 from haven_vlm.location import Location
 from haven_vlm.page_data import (
-    CHECK_FILE,
     MAX_THUMBNAILS,
-    RUNS_FILE,
     SCHEMA,
-    STATUS_FILE,
     Action,
     Decision,
     SceneFacts,
@@ -44,9 +40,6 @@ from haven_vlm.stash_ports import StashReviewing
 from haven_vlm.timeline import conclude
 
 log = logging.getLogger(__name__)
-
-FILES: Mapping[str, str] = {"status": STATUS_FILE, "runs": RUNS_FILE, "check": CHECK_FILE}
-"""Operations that answer with a file of the live folder."""
 
 THUMBNAIL = Preparation(max_side_px=160, jpeg_quality=70)
 THUMBNAILS_S = 20.0
@@ -73,13 +66,8 @@ class Desk:
     clock: Callable[[], float] = time.monotonic
 
 
-def from_file(op: str, plugin_dir: Path, data_dir: Path) -> object | None:
-    """The reply of `status`, `runs` or `check`; None when there is no such file yet."""
-    return read_newest(plugin_dir, data_dir, FILES[op])
-
-
 def empty(op: str) -> object:
-    """What `from_file` would say before anything was written."""
+    """The reply of `status`, `runs` or `check` before anything was written."""
     return {"schema": SCHEMA, "runs": []} if op == "runs" else {"schema": SCHEMA, op: None}
 
 

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "adapters",
         """haven_vlm_config haven_media_handler bootstrap files run_lock own_thread crew zips
-        live live_status live_runs scene_file stash_transport stash_writes stash_wire stash_log
+        live live_files live_status live_runs scene_file stash_transport stash_writes stash_wire stash_log
         opening picture container decoding frame_image ffmpeg_cli media reading fetching stills still_reading
         chat endpoint_troubles endpoint_transport server_survey model_choice capability judging endpoint
         journal journal_answers journal_corrections journal_damage journal_ownership journal_runs journal_schema
