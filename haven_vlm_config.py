@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from haven_vlm.errors import ConfigError
 from haven_vlm.settings import EndpointSettings, Settings
+from haven_vlm.yaml_edit import Entry
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,18 @@ def read_yaml(file: Path) -> Mapping[str, Any]:
     Raises:
         ConfigError: it cannot be read, is not YAML, names a key twice, or is not a mapping.
     """
+    try:
+        return parse_yaml(file.read_text(encoding="utf-8-sig"), str(file))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{file} cannot be read: {exc}") from exc
+
+
+def parse_yaml(text: str, name: str) -> Mapping[str, Any]:
+    """Read settings from YAML; `name` is where they stand, for messages.
+
+    Raises:
+        ConfigError: it is not YAML, names a key twice, or is not a mapping.
+    """
     import yaml
 
     class Strict(yaml.SafeLoader):
@@ -158,20 +171,49 @@ def read_yaml(file: Path) -> Mapping[str, Any]:
 
     Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        content = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=Strict)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{file} cannot be read: {exc}") from exc
+        content = yaml.load(text, Loader=Strict)
     except ValueError as exc:  # such as the 30th of February
-        raise ConfigError(f"{file}: {exc}; put quotes around it if it is text") from None
+        raise ConfigError(f"{name}: {exc}; put quotes around it if it is text") from None
     except yaml.YAMLError as exc:
         where = getattr(exc, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{file}{line}: {getattr(exc, 'problem', None) or 'not YAML'}") from None
+        raise ConfigError(f"{name}{line}: {getattr(exc, 'problem', None) or 'not YAML'}") from None
     if content is None:
         return {}
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{file}: expected keys with values, found {_shown(content)}")
+        raise ConfigError(f"{name}: expected keys with values, found {_shown(content)}")
     return {str(k): v for k, v in content.items()}
+
+
+def outline_yaml(text: str) -> tuple[Entry, ...]:
+    """On which lines the keys of a YAML mapping stand, three levels deep; nothing if it is no mapping in block style.
+
+    The text is one that `parse_yaml` reads.
+    """
+    import yaml
+
+    def last_line(node: yaml.Node) -> int:
+        if isinstance(node, yaml.MappingNode | yaml.SequenceNode) and not node.flow_style and node.value:
+            inner = node.value[-1]
+            return last_line(inner[1] if isinstance(inner, tuple) else inner)
+        mark = node.end_mark
+        return mark.line if mark.column == 0 and mark.line > node.start_mark.line else mark.line + 1
+
+    def entries(node: yaml.Node | None, depth: int) -> tuple[Entry, ...]:
+        if depth == 0 or not isinstance(node, yaml.MappingNode) or node.flow_style:
+            return ()
+        return tuple(
+            Entry(
+                key=str(key.value),
+                line=key.start_mark.line,
+                until_line=max(last_line(value), key.start_mark.line + 1),
+                indent=key.start_mark.column,
+                entries=entries(value, depth - 1),
+            )
+            for key, value in node.value
+        )
+
+    return entries(yaml.compose(text, Loader=yaml.SafeLoader), 3)
 
 
 # --- Stash's settings page ------------------------------------------------------------------------------------

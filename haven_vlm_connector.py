@@ -243,8 +243,9 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     from haven_vlm.prompts import build_prompt, build_several_prompt
     from haven_vlm.reading import VideoReader
     from haven_vlm.sampling import make_sampler
+    from haven_vlm.settings_file import SettingsFile
     from haven_vlm.tasks import TASKS, Options, TaskContext
-    from haven_vlm_config import load_settings
+    from haven_vlm_config import YAML_NAME, find_yaml, load_settings, outline_yaml, parse_yaml
     from haven_vlm_engine import BuiltInEngine
 
     options, arguments = Options.take(call.args)
@@ -315,6 +316,12 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             preparation=Preparation(max_side_px=settings.image_max_side, jpeg_quality=settings.jpeg_quality),
             open_video=VideoReader,
             data_dir=data_dir,
+            settings_file=SettingsFile(
+                find_yaml(call.plugin_dir, call.config_dir, os.environ) or call.config_dir / YAML_NAME,
+                spare_dir=data_dir,
+                parse=parse_yaml,
+                outline=outline_yaml,
+            ),
             stash_version=gateway.version,
             mode=call.mode,
             run_id=run_id,

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_NOT_FOR_USERS = ("prompts", "stash_queries", "journal_corrections")
-"""Modules whose texts go to a model or to Stash."""
+_NOT_FOR_USERS = ("prompts", "stash_queries", "journal_corrections", "tuning_text")
+"""Modules whose texts go to a model, to Stash, or into a table."""
 
 _SILENT_KEYWORDS = frozenset({"description", "help", "epilog", "usage", "prog", "metavar"})
 _SILENT_CALLS = frozenset({"compile", "execute", "Field", "Migration", "debug", "fullmatch", "search", "match", "sub"})

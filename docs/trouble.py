@@ -123,8 +123,8 @@ A mistake is named with its key and the place it came from; all of them at once.
 The tasks **Collect Incorrect Markers**, **Find Marker Settings** and **Evaluate** need something to learn from: scenes
 that were tagged and then corrected by hand.
 """,
-        """corrections* collect* incorrect* tuning* marker_settings* evaluat* fitting* examples* few_shot* review*
-        truth*""",
+        """corrections* collect* incorrect* tuning* learning* evidence* settings_file* marker_settings* evaluat*
+        fitting* examples* few_shot* review* truth*""",
     ),
 )
 

@@ -65,6 +65,17 @@ class Tally:
             return None
         return self.errors_ms[min(len(self.errors_ms) - 1, int(share * len(self.errors_ms)))]
 
+    def as_json(self) -> dict[str, float | int | None]:
+        """The figures, for a report."""
+        return {
+            "iou": round(self.quality, 4),
+            "matched": self.matched,
+            "missed": self.missed,
+            "invented": self.invented,
+            "error_median_ms": self.error_ms(0.5),
+            "error_p95_ms": self.error_ms(0.95),
+        }
+
 
 def compare(true: Sequence[Stretch], found: Sequence[Stretch], points_ms: Sequence[int] = ()) -> list[Verdict]:
     """Compare spans of one tag in one medium.

@@ -31,6 +31,8 @@ MODES = {
     "preview": "the same, but only report what would be written",
     "update": "apply changed settings to what is tagged VLM_UpdateMe; asks only about new tags",
     "undo": "take back what the last run wrote, except what was changed since",
+    "find_marker_settings": "look for settings that fit the markers you set by hand, and propose them; asks nothing",
+    "evaluate": "measure how right each model is, by the markers you went through; asks nothing",
     "check_endpoints": "try the model servers, the settings and the connection to Stash; writes nothing",
 }
 """Mode → what it does, for the help text. The modes a task of Stash can name are the same."""
@@ -146,6 +148,7 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--limit", type=int, metavar="N", help="work on so many media at most")
     group.add_argument("--everything", action="store_true", help="update: all media tagged before; undo: all runs")
+    group.add_argument("--apply", action="store_true", help="find_marker_settings: put the proposal into effect")
     group.add_argument("--run", type=int, metavar="N", help="undo: this run instead of the last")
 
 
@@ -239,8 +242,9 @@ def _arguments(options: argparse.Namespace) -> dict[str, object]:
     for name in ("ids", "limit", "run"):
         if getattr(options, name) is not None:
             arguments[name] = getattr(options, name)
-    if options.everything:
-        arguments["everything"] = True
+    for name in ("everything", "apply"):
+        if getattr(options, name):
+            arguments[name] = True
     if options.endpoint:
         arguments["endpoints"] = "; ".join(options.endpoint)
     if options.tags is not None:

@@ -23,6 +23,7 @@ from haven_vlm.journal_answers import (
     prune,
     read_failures,
     read_known,
+    read_models,
     row_of,
     row_of_inherited,
 )
@@ -125,6 +126,10 @@ class Journal:
             today = self._today()
             await self._file.write(lambda db: self._answers.touch(db, key.identity, today))
         return found
+
+    async def models_of(self, key: AnswerKey) -> list[str]:
+        """Names of the models that answered under this key, for any of its terms; sorted."""
+        return await self._file.read(lambda db: read_models(db, key))
 
     async def missing_terms(
         self, key: AnswerKey, models: Collection[str] | None, times_ms: Iterable[int]

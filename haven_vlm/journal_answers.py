@@ -229,6 +229,11 @@ def read_known(db: sqlite3.Connection, key: AnswerKey, models: Collection[str] |
     return found
 
 
+def read_models(db: sqlite3.Connection, key: AnswerKey) -> list[str]:
+    """Names of the models that were asked about any term of the prompt, sorted."""
+    return sorted({one.model for one in _relevant(db, key, None, _term_ids(db, key.prompt)) if one.model})
+
+
 @dataclass(slots=True)
 class _Merge:
     best: Sample

@@ -78,6 +78,12 @@ class OwnershipStore:
         """What is recorded of a medium, and of the markers that stand on it now, wherever they were recorded."""
         return await self._file.read(lambda db: _record(db, kind, medium_id, marker_ids))
 
+    async def markers(self) -> dict[str, Marker]:
+        """All markers of ours, by id, as they stood when we last had a hand in them."""
+        columns = "marker_id, scene_id, title, start_ms, end_ms, primary_tag_id, tag_ids"
+        rows = await self._file.read(lambda db: db.execute(f"SELECT {columns} FROM owned_markers").fetchall())
+        return {row[0]: _marker([*row[:6], json.loads(row[6])]) for row in rows}
+
     async def note(self, kind: Kind, medium_id: str, findings: Findings, at: float) -> None:
         """Write down what turned out to have changed."""
         await self._file.write(lambda db: _note(db, kind, medium_id, findings, at))

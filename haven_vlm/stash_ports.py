@@ -118,6 +118,10 @@ class StashCollections(StashGateway, Protocol):
         """Name or alias of a studio → its id; names without one are left out. Letter case is ignored."""
         ...
 
+    async def markers_with_tag(self, tag_id: str) -> list[Marker]:
+        """All markers that have this very tag as their primary tag or among the others, ascending by id."""
+        ...
+
     def thumbnail_url(self, image_id: str) -> tuple[str, dict[str, str]]:
         """Address of Stash's small copy of an image, made when it is asked for; and headers, as `stream_url`."""
         ...

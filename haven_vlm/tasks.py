@@ -19,6 +19,7 @@ from haven_vlm.facts import Kind, TagRef, Term
 from haven_vlm.files import write_atomically
 from haven_vlm.image_task import ImageTask
 from haven_vlm.journal import Journal
+from haven_vlm.learning import ConfigFile, Learning
 from haven_vlm.marks import Marks, ensure_marks, find_marks
 from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.picture import Preparation
@@ -52,6 +53,8 @@ class Options:
     """`update`: all media that were ever tagged. `undo`: all runs."""
     run: int | None = None
     """`undo`: this run instead of the last one."""
+    apply: bool = False
+    """`find_marker_settings`: put the proposal into effect instead of making one."""
 
     @classmethod
     def take(cls, arguments: Mapping[str, object]) -> tuple[Options, dict[str, object]]:
@@ -60,7 +63,7 @@ class Options:
         Raises:
             ConfigError: an option is not what it should be.
         """
-        rest = {k: v for k, v in arguments.items() if k not in ("mode", "ids", "limit", "everything", "run")}
+        rest = {k: v for k, v in arguments.items() if k not in ("mode", *_OPTIONS)}
         problems = []
         ids: list[str] = []
         if "ids" in arguments:
@@ -81,13 +84,19 @@ class Options:
                 problems.append(f"{name}: a whole number of at least 1 is needed")
             else:
                 numbers[name] = int(str(value))
-        switch = str(arguments.get("everything", "")).strip().casefold()
-        if switch not in ("true", "1", "yes", "on", "false", "0", "no", "off", ""):
-            problems.append("everything: true or false is needed")
+        switches = {"everything": False, "apply": False}
+        for name in switches:
+            switch = str(arguments.get(name, "")).strip().casefold()
+            if switch not in ("true", "1", "yes", "on", "false", "0", "no", "off", ""):
+                problems.append(f"{name}: true or false is needed")
+            switches[name] = switch in ("true", "1", "yes", "on")
         if problems:
             raise ConfigError("The arguments of the task are wrong: " + "; ".join(problems))
-        everything = switch in ("true", "1", "yes", "on")
-        return cls(tuple(dict.fromkeys(ids)), numbers["limit"], everything, numbers["run"]), rest
+        chosen = tuple(dict.fromkeys(ids))
+        return cls(chosen, numbers["limit"], switches["everything"], numbers["run"], switches["apply"]), rest
+
+
+_OPTIONS = ("ids", "limit", "everything", "run", "apply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,7 @@ class TaskContext:
     preparation: Preparation
     open_video: OpenVideo
     data_dir: Path
+    settings_file: ConfigFile
     stash_version: str
     mode: str
     run_id: int
@@ -356,6 +366,45 @@ async def undo(context: TaskContext) -> TaskResult:
     return TaskResult("\n".join(lines), ok=not done.busy and not done.failed)
 
 
+async def find_marker_settings(context: TaskContext) -> TaskResult:
+    """Look for settings of tags that fit the markers the user set by hand; or put what was found into effect."""
+    learning = await _learning(context)
+    if context.options.apply:
+        return TaskResult(await learning.apply_marker_settings(), ok=True)
+    return TaskResult(await learning.find_marker_settings(), ok=True)
+
+
+async def evaluate(context: TaskContext) -> TaskResult:
+    """Measure how right each model is, by the markers the user has gone through."""
+    return TaskResult(await (await _learning(context)).evaluate(), ok=True)
+
+
+async def _learning(context: TaskContext) -> Learning:
+    lane = "learning"
+    context.progress.media(1)
+    context.progress.plan(lane, 100)
+    shown = 0
+
+    def show(share: float) -> None:
+        nonlocal shown
+        context.progress.done(lane, round(100 * share) - shown, known=True)
+        shown = round(100 * share)
+
+    return Learning(
+        settings=context.settings,
+        gateway=context.gateway,
+        journal=context.journal,
+        file=context.settings_file,
+        preparation=context.preparation,
+        vr_tag_id=await _vr_tag_id(context.gateway),
+        data_dir=context.data_dir,
+        now=context.now,
+        show=show,
+        ids=context.options.ids,
+        limit=context.options.limit,
+    )
+
+
 async def check_endpoints(context: TaskContext) -> TaskResult:
     """Try every endpoint, Stash, some files, ledger and disk, and say what works and what to mend."""
     findings = await check_everything(
@@ -378,6 +427,8 @@ TASKS: Mapping[str, Task] = {
     "preview": preview,
     "update": update,
     "undo": undo,
+    "find_marker_settings": find_marker_settings,
+    "evaluate": evaluate,
     "check_endpoints": check_endpoints,
 }
 """Mode → task."""

@@ -45,12 +45,15 @@ class Rig:
         self._clips = clips
         self._stack = stack
         self.plugin_dir = installed(folder / "plugin")
+        self.servers: list[VisionServer] = []
+        """All model servers made so far."""
         self.settings: dict[str, Any] = {"tag_list": ", ".join(TAGS), "sampling": "fixed", "video_frame_interval": "1"}
 
     def vision(self, **options: Any) -> VisionServer:
         """A model server that reads the truth from the pixels."""
         server = VisionServer(see=partial(truth_of, tags=TAGS), **options)
         self._stack.enter_context(server.in_thread())
+        self.servers.append(server)
         return server
 
     def use(self, *endpoints: str | VisionServer) -> None:

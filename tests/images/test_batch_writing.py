@@ -15,7 +15,7 @@ import pytest
 from haven_vlm.applying import Applied, Applier
 from haven_vlm.batch_writing import BatchWriter
 from haven_vlm.errors import StashError, StashGone, StashRefused, StashUnauthorized, StashUnavailable
-from haven_vlm.facts import Kind, Medium
+from haven_vlm.facts import Kind, Marker, Medium
 from haven_vlm.journal import Journal
 from haven_vlm.ownership import Desired
 from haven_vlm.stash_ports import MediaFilter
@@ -69,6 +69,9 @@ class Gateway(FakeGateway):
         raise NotImplementedError
 
     async def find_studios(self, names: Collection[str]) -> dict[str, str]:
+        raise NotImplementedError
+
+    async def markers_with_tag(self, tag_id: str) -> list[Marker]:
         raise NotImplementedError
 
     def thumbnail_url(self, image_id: str) -> tuple[str, dict[str, str]]:
