@@ -313,6 +313,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             make_clip_analyzer=make_clip_analyzer,
             fetch=fetch,
             progress=progress,
+            show_share=writer,
             preparation=Preparation(max_side_px=settings.image_max_side, jpeg_quality=settings.jpeg_quality),
             open_video=VideoReader,
             data_dir=data_dir,

@@ -116,6 +116,8 @@ class TaskContext:
     """The same for clips among the images: a few moments of each, and the wording for stills."""
     fetch: FetchBytes
     progress: Progress
+    show_share: Callable[[float, str], None]
+    """For tasks that work on no media: the share that is done, 0 to 1, and what is being done."""
     preparation: Preparation
     open_video: OpenVideo
     data_dir: Path
@@ -380,16 +382,6 @@ async def evaluate(context: TaskContext) -> TaskResult:
 
 
 async def _learning(context: TaskContext) -> Learning:
-    lane = "learning"
-    context.progress.media(1)
-    context.progress.plan(lane, 100)
-    shown = 0
-
-    def show(share: float) -> None:
-        nonlocal shown
-        context.progress.done(lane, round(100 * share) - shown, known=True)
-        shown = round(100 * share)
-
     return Learning(
         settings=context.settings,
         gateway=context.gateway,
@@ -399,7 +391,7 @@ async def _learning(context: TaskContext) -> Learning:
         vr_tag_id=await _vr_tag_id(context.gateway),
         data_dir=context.data_dir,
         now=context.now,
-        show=show,
+        show=lambda share: context.show_share(share, "learning from your markers"),
         ids=context.options.ids,
         limit=context.options.limit,
     )
