@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,8 +56,41 @@ class Wanted:
     """Each picture is preceded by its number."""
 
 
-def request_body(wanted: Wanted, capabilities: Capabilities, *, boosted: bool = False) -> dict[str, object]:
-    """The body of the request, shaped by what the server can do.
+@dataclass(frozen=True, slots=True)
+class RequestForm:
+    """A request that is encoded but for its pictures: they differ from question to question, all else stays."""
+
+    pieces: tuple[bytes, ...]
+    """JSON in UTF-8, in order; a picture belongs between each two."""
+    droppable: frozenset[str]
+    """Fields that may be left out if the server refuses them."""
+
+    def filled(self, jpegs: Sequence[bytes]) -> bytes:
+        """The body of a request with these pictures, as many as the form has room for."""
+        parts = [self.pieces[0]]
+        for jpeg, piece in zip(jpegs, self.pieces[1:], strict=True):
+            parts += (b"data:image/jpeg;base64,", binascii.b2a_base64(jpeg, newline=False), piece)
+        return b"".join(parts)
+
+
+def request_form(wanted: Wanted, capabilities: Capabilities, *, boosted: bool = False) -> RequestForm:
+    """Encode all of a question but its pictures; see `request_body`."""
+    salt = 0
+    while True:
+        marks = [f"picture {n} goes here {salt}" for n in range(len(wanted.jpegs))]
+        body = request_body(wanted, capabilities, marks, boosted=boosted)
+        text = json.dumps(body)
+        if all(text.count(mark) == 1 for mark in marks):
+            break
+        salt += 1  # somebody's instructions hold these very words
+    pieces = re.split("|".join(marks), text) if marks else [text]
+    return RequestForm(tuple(piece.encode("ascii") for piece in pieces), droppable(body))
+
+
+def request_body(
+    wanted: Wanted, capabilities: Capabilities, pictures: Sequence[str], *, boosted: bool = False
+) -> dict[str, object]:
+    """The body of the request, shaped by what the server can do, with the addresses of the pictures.
 
     All that is constant stands before the picture: the only order in which every server keeps it cached.
     `boosted`: every known switch turns thinking off, and the budget is doubled.
@@ -71,11 +105,10 @@ def request_body(wanted: Wanted, capabilities: Capabilities, *, boosted: bool = 
         messages.append({"role": "system", "content": wanted.system})
     if user:
         parts.append({"type": "text", "text": user})
-    for number, jpeg in enumerate(wanted.jpegs, 1):
+    for number, picture in enumerate(pictures, 1):
         if wanted.numbered:
             parts.append({"type": "text", "text": f"Picture {number}:"})
-        url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-        parts.append({"type": "image_url", "image_url": {"url": url}})
+        parts.append({"type": "image_url", "image_url": {"url": picture}})
     messages.append({"role": "user", "content": parts})
     body: dict[str, object] = {
         "model": capabilities.model,
@@ -126,11 +159,17 @@ class Reply:
     finish: str
     """'stop', 'length', 'content_filter', …; empty when not told."""
     refusal: str
-    tokens: tuple[Token, ...]
+    logprobs: object
+    """As the server sent them; see `tokens`."""
     model: str
     tokens_in: int
     tokens_cached: int
     tokens_out: int
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """Probabilities of the answer's tokens, read when they are wanted: most frames show nothing to be sure of."""
+        return read_tokens(self.logprobs)
 
     @property
     def is_cut(self) -> bool:
@@ -173,7 +212,7 @@ def read_reply(data: object) -> Reply | None:
         reasoning=_text(message.get("reasoning_content")) or _text(message.get("reasoning")),
         finish=finish,
         refusal=_text(message.get("refusal")),
-        tokens=read_tokens(choice.get("logprobs")),
+        logprobs=choice.get("logprobs"),
         model=str(data.get("model") or ""),
         tokens_in=_count(usage.get("prompt_tokens")),
         tokens_cached=_cached(usage, data.get("timings")),
@@ -230,8 +269,11 @@ def _token(entry: object) -> tuple[bytes, float] | None:
         return None
     probability = math.exp(max(-1000, min(0, logprob)))  # bounded first: an integer may be too large for a float
     raw = entry.get("bytes")
-    if isinstance(raw, Sequence) and not isinstance(raw, str) and all(isinstance(b, int) and 0 <= b < 256 for b in raw):
-        return bytes(raw), probability
+    if isinstance(raw, list):
+        try:
+            return bytes(raw), probability
+        except (TypeError, ValueError):
+            pass  # no bytes after all
     if not isinstance(text, str):
         return None
     return text.encode("utf-8", "surrogatepass"), probability

@@ -12,8 +12,8 @@ from typing import Self
 
 from haven_vlm.budget import GUESS
 from haven_vlm.capability import Heard, assumed, from_json, probe, to_json
-from haven_vlm.chat import OPTIONAL_FIELDS, Wanted, droppable, read_reply, request_body
-from haven_vlm.endpoint_faults import Verdict, judge
+from haven_vlm.chat import OPTIONAL_FIELDS, RequestForm, Wanted, read_reply, request_form
+from haven_vlm.endpoint_faults import Verdict, decoded, judge
 from haven_vlm.endpoint_transport import Resolver, Transport
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Question
@@ -28,6 +28,9 @@ MAX_DROPPED = len(OPTIONAL_FIELDS) + 1
 """Fields left out for one question at most: each is refused once."""
 
 PROBE_CONNECT_TIMEOUT_S = 10.0
+
+MAX_FORMS = 64
+"""Encoded questions kept per endpoint: one for each prompt in use, or two."""
 
 UNTOLD = replace(GUESS, requests=0)
 """What counts for an answer of a server that does not say how many tokens it used."""
@@ -81,6 +84,7 @@ class HttpEndpoint:
         self._probed_at = now()
         self._is_remote: bool | None = None
         self._used = Usage()
+        self._forms: dict[tuple[object, ...], tuple[object, Capabilities, RequestForm]] = {}
 
     def __repr__(self) -> str:
         return f"HttpEndpoint({self.name!r}, {self.base_url!r}, model={self.model!r})"
@@ -238,21 +242,24 @@ class HttpEndpoint:
     ) -> Heard:
         left_s = total_timeout_s
         for _ in range(MAX_DROPPED + 1):
-            body = request_body(wanted, able, boosted=boosted)
+            form = self._form(wanted, able, boosted=boosted)
             self._used += Usage(requests=1)
             http = await self._transport.send(
                 "POST",
                 f"{self.base_url}/chat/completions",
-                body=json.dumps(body).encode("ascii"),
+                body=form.filled(wanted.jpegs),
                 connect_timeout_s=connect_timeout_s,
                 total_timeout_s=left_s,
                 local_only=local_only,
                 leaving=leaving,
             )
             self._is_remote = http.is_remote
-            verdict = judge(http.status, http.headers, http.body, sent=droppable(body), now=self._now())
+            document = decoded(http.body)
+            verdict = judge(
+                http.status, http.headers, http.body, document=document, sent=form.droppable, now=self._now()
+            )
             if verdict is None:
-                reply = read_reply(json.loads(http.body))
+                reply = read_reply(document)
                 if reply is not None:
                     told = reply.tokens_in or reply.tokens_out
                     self._used += Usage(0, reply.tokens_in, reply.tokens_out) if told else UNTOLD
@@ -277,6 +284,17 @@ class HttpEndpoint:
                 raise self._failure(verdict, http.status)
             able = replace(able, refused_fields=able.refused_fields | _with_dependents(verdict.field))
         raise self._failure(Verdict(EndpointFault.OTHER, "the server refuses every form of the question"), None)
+
+    def _form(self, wanted: Wanted, able: Capabilities, *, boosted: bool) -> RequestForm:
+        """The encoded form of a question, kept for the next one with the same words."""
+        key = (wanted.system, wanted.user, wanted.max_tokens, len(wanted.jpegs), wanted.numbered, boosted)
+        schema, known, form = self._forms.get(key, (None, None, None))
+        if form is None or schema is not wanted.schema or known is not able:
+            form = request_form(wanted, able, boosted=boosted)
+            if len(self._forms) >= MAX_FORMS:
+                self._forms.clear()
+            self._forms[key] = (wanted.schema, able, form)
+        return form
 
     # --- judging ----------------------------------------------------------------------------------------------
 

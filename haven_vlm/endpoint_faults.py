@@ -174,11 +174,20 @@ _WRONG_PATH = re.compile(
 _THINKING_FIELDS = ("reasoning_effort", "chat_template_kwargs", "enable_thinking")
 
 
+def decoded(body: bytes) -> object:
+    """What a body of JSON holds; None when it is no JSON, or `null`, which no server means."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
 def judge(
     status: int,
     headers: Mapping[str, str],
     body: bytes,
     *,
+    document: object = None,
     sent: Collection[str] = (),
     now: datetime | None = None,
 ) -> Verdict | None:
@@ -188,21 +197,21 @@ def judge(
         status: HTTP status.
         headers: with lower-case names.
         body: as it came.
+        document: what the body holds, if it was decoded already; see `decoded`.
         sent: request fields that can be left out; only these are blamed for a 400.
         now: present moment, for Retry-After dates.
     """
-    wait = retry_after_s(headers, now=now)
     if 300 <= status < 400:
         return _redirected(headers)
+    data = decoded(body) if document is None else document
+    error = None if data is None else read_error(data)
+    if data is not None and error is None and status < 400 and isinstance(data, Mapping | list):
+        return None
+    wait = retry_after_s(headers, now=now)
     text = body[:200_000].decode("utf-8", "replace")
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
+    if data is None:
         return _no_json(status, text, headers, wait)
-    error = read_error(data)
     if error is None and status < 400:
-        if isinstance(data, Mapping | list):
-            return None
         return Verdict(EndpointFault.NOT_AN_API, f"the answer is {_short(text)}", _FIX_ADDRESS)
     if error is None:
         error = ErrorText(_short(text) or "no reason given")

@@ -37,7 +37,7 @@ def judged(heard: Heard, prompt: Prompt, *, endpoint: str, model: str) -> Answer
         parsed = parse_reply(text, prompt)
         outcome, detail, unknown = parsed.outcome, parsed.detail, parsed.unknown_words
         words = {t.name: (t.name, *t.aliases) for t in prompt.terms if t.name in parsed.tags}
-        tags = confidences(reply.tokens, words)
+        tags = confidences(reply.tokens, words) if words else {}
     return Answer(
         outcome,
         tags=tags,

@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _LOCAL = tuple(
     ipaddress.ip_network(n)
@@ -32,6 +33,7 @@ _LOCAL = tuple(
 benchmarking and reserved ranges as private, and what it counts changes from release to release."""
 
 
+@lru_cache(maxsize=1024)
 def is_local(address: str) -> bool:
     """Whether an IP address (with or without a zone) is loopback or of a private network.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from haven_vlm.endpoint_faults import Verdict, judge
+from haven_vlm.endpoint_faults import Verdict, decoded, judge
 from haven_vlm.endpoint_transport import HttpReply, Transport
 from haven_vlm.errors import EndpointError, EndpointFault
 
@@ -85,11 +85,8 @@ async def look(transport: Transport, url: str, *, post: Mapping[str, object] | N
         connect_timeout_s=LOOK_TIMEOUT_S / 3,
         total_timeout_s=LOOK_TIMEOUT_S,
     )
-    try:
-        data = json.loads(reply.body)
-    except (ValueError, RecursionError):
-        data = None
-    return _Page(reply, data, judge(reply.status, reply.headers, reply.body))
+    data = decoded(reply.body)
+    return _Page(reply, data, judge(reply.status, reply.headers, reply.body, document=data))
 
 
 async def survey(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 
@@ -18,11 +19,13 @@ from haven_vlm.chat import (
     read_reply,
     read_tokens,
     request_body,
+    request_form,
 )
 from haven_vlm.endpoint_faults import SYSTEM_ROLE
 from haven_vlm.pool_ports import Capabilities
 
 WANTED = Wanted("the rules", "which?", {"type": "object"}, 100, (b"\xff\xd8one", b"\xff\xd8two"))
+PICTURES = ("data:image/jpeg;base64,AA==", "data:image/jpeg;base64,AQ==")
 ABLE = Capabilities(
     server="unknown",
     model="m",
@@ -44,7 +47,7 @@ refusable = st.frozensets(st.sampled_from(sorted(OPTIONAL_FIELDS | {SYSTEM_ROLE}
 def test_refused_fields_are_never_sent_and_the_question_always_is(
     refused: frozenset[str], boosted: bool, length: str
 ) -> None:
-    body = request_body(WANTED, replace(ABLE, refused_fields=refused, length_field=length), boosted=boosted)
+    body = request_body(WANTED, replace(ABLE, refused_fields=refused, length_field=length), PICTURES, boosted=boosted)
     assert not refused & body.keys()
     assert not refused & droppable(body)
     assert droppable(body) <= OPTIONAL_FIELDS | {SYSTEM_ROLE}
@@ -68,16 +71,16 @@ def test_refused_fields_are_never_sent_and_the_question_always_is(
     ],
 )
 def test_budget(able: Capabilities, boosted: bool, tokens: int) -> None:
-    assert request_body(WANTED, able, boosted=boosted)["max_tokens"] == tokens
+    assert request_body(WANTED, able, PICTURES, boosted=boosted)["max_tokens"] == tokens
 
 
 def test_the_same_question_is_the_same_bytes() -> None:
-    assert json.dumps(request_body(WANTED, ABLE)) == json.dumps(request_body(WANTED, ABLE))
+    assert json.dumps(request_body(WANTED, ABLE, PICTURES)) == json.dumps(request_body(WANTED, ABLE, PICTURES))
 
 
 def test_only_the_switch_that_works_is_sent() -> None:
-    assert request_body(WANTED, ABLE).keys() & THINKING_SWITCHES.keys() == {"reasoning_effort"}
-    assert request_body(WANTED, replace(ABLE, thinking_switch="")).keys() & THINKING_SWITCHES.keys() == set()
+    assert request_body(WANTED, ABLE, PICTURES).keys() & THINKING_SWITCHES.keys() == {"reasoning_effort"}
+    assert request_body(WANTED, replace(ABLE, thinking_switch=""), PICTURES).keys() & THINKING_SWITCHES.keys() == set()
 
 
 names = [
@@ -128,3 +131,15 @@ def test_a_token_that_cannot_be_read_makes_all_of_them_useless() -> None:
     assert len(read_tokens({"content": [good, good]})) == 2
     for bad in ({}, {"token": "a"}, {"token": "a", "logprob": None}, {"token": None, "logprob": -1}, 3):
         assert read_tokens({"content": [good, bad]}) == ()
+
+
+@given(st.text(), st.text(), st.lists(st.binary(max_size=40), max_size=3), st.booleans())
+@example("picture 0 goes here 0", "picture 0 goes here 1", [b"\xff\xd8"], False)
+def test_a_form_filled_in_is_the_request_itself(system: str, user: str, jpegs: list[bytes], boosted: bool) -> None:
+    wanted = Wanted(system, user, {"type": "object", "title": "picture 0 goes here 2"}, 100, tuple(jpegs))
+    form = request_form(wanted, ABLE, boosted=boosted)
+    urls = ["data:image/jpeg;base64," + base64.b64encode(jpeg).decode() for jpeg in jpegs]
+    body = request_body(wanted, ABLE, urls, boosted=boosted)
+    assert json.loads(form.filled(jpegs)) == body
+    assert list(json.loads(form.filled(jpegs))) == list(body), "in the same order"
+    assert form.droppable == droppable(body)
