@@ -1,6 +1,6 @@
 """How close the multiplexer comes to the best achievable makespan, beside `multiplexer-llm` from PyPI.
 
-    python -m bench.multiplexer [--peer-python PATH] [--runs 9] [--http] [--http-frames 46,460,4600]
+    python -m bench.multiplexer [--peer-python PATH] [--runs 9] [--http] [--http-frames 46,460,4600] [--skip-virtual]
 
 Virtual time shows the scheduling alone; `--http` repeats everything over loopback with real servers and the real
 client. A ratio is optimum / makespan, 1 being perfect; see `bench.multiplexer_load` for what the optimum is. Questions
@@ -20,8 +20,9 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from functools import partial
 from random import Random
 from subprocess import PIPE, Popen
 from typing import Any
@@ -39,6 +40,8 @@ from haven_vlm.settings import Settings
 from tests.virtual_time import run as run_in_virtual_time
 
 FRAMES = (46, 460, 4600)
+LONG_OVER_HTTP = ("weights equal", "auto, cold")
+"""4,600 frames take more than two minutes over loopback: only for these, and without the others beside them."""
 PROMPT = build_prompt([Term("Dunk"), Term("Free throw"), Term("Timeout")])
 
 
@@ -226,23 +229,39 @@ def messages(jpeg: bytes) -> list[dict[str, Any]]:
     return [{"role": "system", "content": PROMPT.system}, {"role": "user", "content": [picture]}]
 
 
-def report(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table of medians."""
+HEAD = (
+    ("scenario", -20), ("frames", 6), ("runs", 4), ("optimum s", 9), ("ours", 6), ("worst", 6), ("lost", 4),
+    ("CPU ms", 6), ("client alone", 12), ("CPU ms", 6), ("multiplexer-llm", 15), ("lost", 4), ("CPU ms", 6),
+)  # fmt: skip
+"""Columns of the tables, and their widths; negative: to the left."""
+
+
+def show(cells: Sequence[str]) -> None:
+    """One line of a table, at once: a run takes minutes."""
+    widths = [width for _, width in HEAD]
+    padded = (c.ljust(-w) if w < 0 else c.rjust(w) for c, w in zip(cells, widths, strict=True))
+    print("  ".join(padded), flush=True)
+
+
+def show_row(row: Mapping[str, Any]) -> None:
+    """The medians of one scenario."""
+    ours, bare, peer = row["ours"], row.get("client_alone"), row.get("peer")
+    line = [row["scenario"], str(row["frames"]), str(row["runs"]), f"{row['optimum_s']:.2f}"]
+    line += [f"{ours['ratio']:.1%}", f"{ours['worst']:.1%}", str(ours["lost"]), f"{ours['cpu_ms']:.2f}"]
+    line += [f"{bare['ratio']:.1%}", f"{bare['cpu_ms']:.2f}"] if bare else ["–"] * 2
+    line += [f"{peer['ratio']:.1%}", str(peer["lost"]), f"{peer['cpu_ms']:.2f}"] if peer else ["–"] * 3
+    show(line)
+
+
+def measured(title: str, jobs: Sequence[Callable[[], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Do the jobs one after another and print their table as it grows."""
     print(f"\n{title}\n")
-    head = ["scenario", "frames", "runs", "optimum s", "ours", "worst", "lost", "CPU ms"]
-    head += ["client alone", "CPU ms", "multiplexer-llm", "lost", "CPU ms"]
-    lines = [head]
-    for row in rows:
-        ours, bare, peer = row["ours"], row.get("client_alone"), row.get("peer")
-        line = [row["scenario"], str(row["frames"]), str(row["runs"]), f"{row['optimum_s']:.2f}"]
-        line += [f"{ours['ratio']:.1%}", f"{ours['worst']:.1%}", str(ours["lost"]), f"{ours['cpu_ms']:.2f}"]
-        line += [f"{bare['ratio']:.1%}", f"{bare['cpu_ms']:.2f}"] if bare else ["–"] * 2
-        line += [f"{peer['ratio']:.1%}", str(peer["lost"]), f"{peer['cpu_ms']:.2f}"] if peer else ["–"] * 3
-        lines.append(line)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    for first, *others in lines:
-        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        print("  ".join((first.ljust(widths[0]), *cells)))
+    show([name for name, _ in HEAD])
+    rows = []
+    for job in jobs:
+        rows.append(job())
+        show_row(rows[-1])
+    return rows
 
 
 def summary(runs: Sequence[Mapping[str, float]], best_s: Sequence[float], count: int) -> dict[str, float]:
@@ -257,9 +276,10 @@ def summary(runs: Sequence[Mapping[str, float]], best_s: Sequence[float], count:
 
 
 def measure(
-    scenario: Scenario, count: int, runs: int, peer: Peer | None, servers: Servers | None, jpeg: bytes
-) -> dict[str, Any]:
-    """All runs of one row."""
+    scenario: Scenario, count: int, runs: int, peer: Peer | None, servers: Servers | None, jpeg: bytes,
+    *, compared: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """All runs of one row; `compared`: with the client alone and the peer."""
 
     def one(number: int, seed: int, memory: Memory) -> dict[str, float]:
         if servers is None:
@@ -273,9 +293,9 @@ def measure(
             one(460, seed + 1000, memory)  # the run before this one
         best_s.append(optimum(scenario.servers, count, seed))
         ours.append(one(count, seed, memory))
-        if servers is not None:
+        if servers is not None and compared:
             bare.append(over_http(scenario, count, seed, None, servers, jpeg))
-        if peer is not None and not scenario.auto:
+        if peer is not None and compared and not scenario.auto:
             job: dict[str, Any] = {"scenario": scenario.to_json(), "count": count, "seed": seed}
             if servers is not None:
                 servers.begin(seed, count)
@@ -301,36 +321,47 @@ def main() -> None:
     parser.add_argument("--peer-python", help="a Python that has multiplexer-llm")
     parser.add_argument("--runs", type=int, default=9, help="runs of each row in virtual time (9); fewer for 4,600")
     parser.add_argument("--http", action="store_true", help="also over loopback: takes real time")
-    parser.add_argument("--http-frames", default="46,460", help="numbers of frames over loopback (46,460)")
-    parser.add_argument("--http-runs", type=int, default=3)
+    parser.add_argument("--http-frames", default="46,460,4600", help="numbers of frames over loopback")
+    parser.add_argument("--http-runs", type=int, default=3, help="runs of 46 frames over loopback (3); one of others")
+    parser.add_argument("--skip-virtual", action="store_true", help="only over loopback")
     parser.add_argument("--only", help="scenarios whose name contains this")
     options = parser.parse_args()
     scenarios = [s for s in SCENARIOS if not options.only or options.only in s.name]
     figures: dict[str, Any] = {}
     picture = io.BytesIO()
-    Image.effect_noise((640, 360), 40).convert("RGB").save(picture, "JPEG", quality=85)
+    Image.effect_noise((640, 360), 8).convert("RGB").save(picture, "JPEG", quality=85)
     with peer_of(options.peer_python) as peer:
-        rows = [
-            measure(s, n, max(3, options.runs // 3) if n > 1000 else options.runs, peer, None, b"")
-            for s in scenarios
-            for n in FRAMES
-        ]
-        report("Virtual time: scheduling alone (median of the runs; CPU per question of the whole process)", rows)
-        bare_s = statistics.median(bare_cpu(SCENARIOS[1], 4600, seed) for seed in range(5))
-        own_ms = max(r["ours"]["cpu_ms"] for r in rows if r["frames"] == 4600) - 1000 * bare_s / 4600 if rows else 0.0
-        print(f"\nThe pool's own CPU per question, the simulation's share ({1000 * bare_s / 4600:.3f} ms) taken off:"
-              f" {own_ms:.3f} ms at most.")  # fmt: skip
-        figures |= {"virtual": rows, "own_cpu_ms": round(own_ms, 4)}
+        rows = measured(
+            "Virtual time: scheduling alone (median of the runs; CPU per question of the whole process)",
+            [
+                partial(measure, s, n, max(3, options.runs // 3) if n > 1000 else options.runs, peer, None, b"")
+                for s in ([] if options.skip_virtual else scenarios)
+                for n in FRAMES
+            ],
+        )
+        if rows:
+            bare_ms = 1000 * statistics.median(bare_cpu(SCENARIOS[1], 4600, seed) for seed in range(5)) / 4600
+            own_ms = max(r["ours"]["cpu_ms"] for r in rows if r["frames"] == 4600) - bare_ms
+            print(f"\nThe pool's own CPU per question, the simulation's share ({bare_ms:.3f} ms) taken off:"
+                  f" {own_ms:.3f} ms at most.")  # fmt: skip
+            figures |= {"virtual": rows, "own_cpu_ms": round(own_ms, 4)}
         if options.http:
-            rows = []
-            for scenario in scenarios:
-                with servers_of(scenario.servers) as servers:
-                    for count in map(int, options.http_frames.split(",")):
-                        runs = 1 if count > 1000 else options.http_runs
-                        rows.append(measure(scenario, count, runs, peer, servers, picture.getvalue()))
-                        print(".", end="", flush=True)
-            report("Loopback HTTP: real servers, real client (CPU with the HTTP client's)", rows)
-            figures["http"] = rows
+            counts = [int(n) for n in options.http_frames.split(",")]
+            with ExitStack() as stack:
+                jobs = []
+                for scenario in scenarios:
+                    servers = stack.enter_context(servers_of(scenario.servers))
+                    for count in counts:
+                        if count <= 1000 or scenario.name in LONG_OVER_HTTP:
+                            runs = options.http_runs if count < 100 else 1
+                            compared = count <= 1000
+                            jobs.append(
+                                partial(
+                                    measure, scenario, count, runs, peer, servers, picture.getvalue(), compared=compared
+                                )
+                            )
+                title = "Loopback HTTP: real servers, real client (CPU with the HTTP client's)"
+                figures["http"] = measured(title, jobs)
     print()
     print(json.dumps(figures))
 

@@ -6,7 +6,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from haven_vlm.confidence import Token
@@ -255,10 +255,22 @@ def read_tokens(logprobs: object) -> tuple[Token, ...]:
         read = _token(entry)
         if read is None:
             return ()
-        top = entry.get("top_logprobs")
-        others = [_token(o) for o in top] if isinstance(top, list) else []
-        tokens.append(Token(read[0], read[1], tuple(o for o in others if o is not None and o[0] != read[0])))
+        tokens.append(Token(*read, _Others(entry.get("top_logprobs"), read[0])))
     return tuple(tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """The alternatives to a token, read when they are looked at: five for each token are most of an answer."""
+
+    listed: object
+    chosen: bytes
+
+    def __iter__(self) -> Iterator[tuple[bytes, float]]:
+        for entry in self.listed if isinstance(self.listed, list) else ():
+            read = _token(entry)
+            if read is not None and read[0] != self.chosen:
+                yield read
 
 
 def _token(entry: object) -> tuple[bytes, float] | None:

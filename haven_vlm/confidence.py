@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 WITHOUT_PROBABILITIES = 0.8
@@ -31,8 +31,8 @@ class Token:
 
     text: bytes
     probability: float
-    others: tuple[tuple[bytes, float], ...] = ()
-    """Other tokens that could have stood here, with their probabilities."""
+    others: Iterable[tuple[bytes, float]] = ()
+    """Other tokens that could have stood here, with their probabilities; looked at where a tag stands only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -105,6 +105,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
             keepalive_timeout=KEEP_ALIVE_S,
         )
         self._border = border
+        self._used: WeakSet[object] = WeakSet()
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
         literal = req.url.host or ""
@@ -120,6 +121,8 @@ class _GuardedConnector(aiohttp.TCPConnector):
             raise
         exchange = _CURRENT.get()
         exchange.peer = address
+        exchange.was_pooled = connection.protocol in self._used
+        self._used.add(connection.protocol)
         if exchange.leaving is not None and not self._border.is_local(address):
             exchange.leaving()
         return connection
@@ -168,8 +171,6 @@ class Transport:
 
     def _session(self, *, allow_remote: bool) -> aiohttp.ClientSession:
         border = Border(allow_remote=allow_remote, is_local=self.is_local)
-        tracing = aiohttp.TraceConfig()
-        tracing.on_connection_reuseconn.append(_pooled)
         headers = {"User-Agent": USER_AGENT}
         if self.key is not None:
             headers["Authorization"] = f"Bearer {self.key}"
@@ -178,7 +179,6 @@ class Transport:
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # a proxy of the environment would hide which address frames go to
-            trace_configs=[tracing],
         )
 
     @property
@@ -252,7 +252,6 @@ class Transport:
             headers=headers,
             timeout=timeout,
             allow_redirects=False,
-            trace_request_ctx=exchange,
         ) as response:
             exchange.is_answering = True
             parts, size = [], 0
@@ -263,10 +262,6 @@ class Transport:
                     response.close()
                     raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_REPLY_BYTES >> 20} MB")
             return response.status, {k.lower(): v for k, v in response.headers.items()}, b"".join(parts)
-
-
-async def _pooled(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    context.trace_request_ctx.was_pooled = True
 
 
 def _is_broken(exc: BaseException) -> bool:
