@@ -121,7 +121,9 @@ class Settler:
                 final = course.poor
             else:
                 final = await self._turn(lease, job, course)
-        return final if final.remote or not course.has_left else replace(final, remote=True)
+        if not final.remote and course.has_left:
+            final = replace(final, remote=True, each=tuple(replace(part, remote=True) for part in final.each))
+        return final
 
     async def _turn(self, lease: Lease, job: Job, course: _Course) -> Answer | None:
         """One attempt (or a hedged pair); the outcome if that settles it."""

@@ -10,7 +10,7 @@ import pytest
 from demo.vision import faults
 from demo.vision.faults import FaultKind
 from demo.vision_server import VisionServer
-from haven_vlm.chat import Wanted, request_body
+from haven_vlm.chat import Wanted, request_form
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Outcome, Question
 from haven_vlm.prompts import build_several_prompt
@@ -91,7 +91,7 @@ async def test_a_number_stands_before_each_picture_and_thinking_is_off(connect: 
         able = await endpoint.prepare()
     prompt = build_several_prompt(PROMPT.terms, 2)
     wanted = Wanted(prompt.system, prompt.user, prompt.schema, prompt.max_tokens, (b"a", b"b"), numbered=True)
-    body = json.loads(json.dumps(request_body(wanted, able)))
+    body = json.loads(request_form(wanted, able).filled(wanted.jpegs))
     kinds = [part.get("text", part["type"]) for part in body["messages"][1]["content"]]
     assert kinds == [prompt.user, "Picture 1:", "image_url", "Picture 2:", "image_url"]
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
