@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from demo.stash import execution
+from demo.stash import execution, user_interface
 from demo.stash.backend import Backend, Call
 from demo.stash.faults import Fault, Faults, RequestLog, RequestRecord
 from demo.stash.media_routes import MediaRoutes
@@ -52,6 +52,7 @@ class WebApp:
         app.router.add_get("/login", self._login_page, allow_head=False)
         app.router.add_post("/login", self._login)
         MediaRoutes(self._backend).add_to(app)
+        user_interface.add_to(app)
         return app
 
     @web.middleware
