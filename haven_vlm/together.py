@@ -33,9 +33,17 @@ class _Group:
     waiting: list[tuple[tuple[str, ...], asyncio.Future[Any]]] = field(default_factory=list)
     """Ids asked about, and whoever asks."""
 
+    def give_up(self) -> None:
+        """Cancel those who still wait."""
+        for _, future in self.waiting:
+            future.cancel()  # does nothing to those who have their answer
+
 
 class Together:
     """A `StashGateway` whose reading of media and changing of their tags is shared; everything else passes through.
+
+    Nobody can wait for ever: while a request waits, one is under way or an alarm is set, and each ends with sending
+    the next; whatever way a sending ends, nobody who waited for it waits any longer.
 
     Args:
         gateway: the real one.
@@ -75,11 +83,13 @@ class Together:
                 await self._close()
 
     async def _close(self) -> None:
-        """Nobody takes part any more; what they may have left behind is nobody's."""
+        """Nobody takes part any more; what they may have left behind is given up."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        self._groups.clear()
+        groups, self._groups = self._groups, {}
+        for group in groups.values():
+            group.give_up()
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.wait([self._sending])
@@ -166,6 +176,12 @@ class Together:
         self._look_round()
 
     async def _send(self, group: _Group) -> None:
+        try:
+            await self._ask(group)
+        finally:
+            group.give_up()
+
+    async def _ask(self, group: _Group) -> None:
         ids = list(dict.fromkeys(i for some, _ in group.waiting for i in some))
         try:
             found = await group.send(ids)
@@ -176,8 +192,6 @@ class Together:
             for some, future in group.waiting:  # whose fault it is shows when each is asked alone
                 await self._send(_Group(group.send, [(some, future)]))
         except asyncio.CancelledError:
-            for _, future in group.waiting:
-                future.cancel()
             raise
         except BaseException as exc:  # noqa: BLE001 - it belongs to those who wait
             for _, future in group.waiting:
