@@ -244,7 +244,8 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     from haven_vlm.reading import VideoReader
     from haven_vlm.sampling import make_sampler
     from haven_vlm.settings_file import SettingsFile
-    from haven_vlm.tasks import TASKS, Options, TaskContext
+    from haven_vlm.task_options import Options
+    from haven_vlm.tasks import TASKS, TaskContext
     from haven_vlm_config import YAML_NAME, find_yaml, load_settings, outline_yaml, parse_yaml
     from haven_vlm_engine import BuiltInEngine
 

@@ -95,6 +95,8 @@ def _allowed(field: FieldInfo) -> str:
         return ", ".join(literals)
     if "Literal['auto']" in annotation:
         return "1 to 1024, `auto`"
+    if "Literal['forever']" in annotation:
+        return "`forever`, or days from 1"
     if "Mapping" in annotation:
         return "mapping"
     if "tuple" in annotation:

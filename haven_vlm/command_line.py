@@ -146,6 +146,7 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--ids", help="work on these scenes or images (numbers, separated by commas) instead of the tagged ones"
     )
+    group.add_argument("--kind", choices=("scene", "image", "gallery"), help="what the numbers of --ids mean")
     group.add_argument("--limit", type=int, metavar="N", help="work on so many media at most")
     group.add_argument("--everything", action="store_true", help="update: all media tagged before; undo: all runs")
     group.add_argument("--apply", action="store_true", help="find_marker_settings: put the proposal into effect")
@@ -239,7 +240,7 @@ def _arguments(options: argparse.Namespace) -> dict[str, object]:
         if not equals or not re.fullmatch(r"\s*\w+\s*", name):
             raise ConfigError("--set needs KEY=VALUE, with a key of docs/settings.md")
         arguments[name.strip().lower()] = value.strip()
-    for name in ("ids", "limit", "run"):
+    for name in ("ids", "kind", "limit", "run"):
         if getattr(options, name) is not None:
             arguments[name] = getattr(options, name)
     for name in ("everything", "apply"):

@@ -38,6 +38,8 @@ from haven_vlm.run_lock import Claims
 log = logging.getLogger(__name__)
 
 _DAY_S = 86400
+_FILES_PER_PRUNING = 100
+"""Files forgotten in one transaction: others who write wait so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,24 +165,38 @@ class Journal:
         """Frames under exactly this key that could not be analysed, ascending by time."""
         return await self._file.read(lambda db: read_failures(db, key))
 
-    async def prune(self, *, unused_days: int) -> int:
+    async def prune(self, *, unused_days: int, until: float) -> int:
         """Forget the answers for files that were of no use for so many days, and give the space back to the disk.
 
-        Never called by the ledger itself. Runs, ownership and corrections stay. Returns how many answers went.
+        Never called by the ledger itself. Runs, ownership and corrections stay. Other processes wait for moments only.
+
+        Args:
+            unused_days: at least 1.
+            until: seconds since 1970 up to which days are counted. The start of an earlier run: then neither a long
+                break nor a clock that leapt makes everything look old at once.
+
+        Returns:
+            How many answers went.
 
         Raises:
             ValueError: fewer than one day.
         """
         if unused_days < 1:
             raise ValueError("at least one day: answers used today are never pruned")
-        before = self._today() - unused_days
+        before = min(int(until // _DAY_S), self._today()) - unused_days
+        gone = 0
+        while True:
 
-        def forget(db: sqlite3.Connection) -> int:
-            self._answers.forget()
-            return prune(db, before_day=before)
+            def forget(db: sqlite3.Connection) -> tuple[int, bool]:
+                self._answers.forget()
+                return prune(db, before_day=before, limit=_FILES_PER_PRUNING)
 
-        gone = await self._file.write(forget)
-        await self._file.shrink()
+            answers, more = await self._file.write(forget)
+            gone += answers
+            if not more:
+                break
+        if gone:
+            await self._file.shrink()
         return gone
 
     async def _store(self, key: AnswerKey, model: str, row: Row) -> None:

@@ -348,11 +348,18 @@ def read_failures(db: sqlite3.Connection, key: AnswerKey) -> list[Failure]:
     return [Failure(at, Outcome(outcome), model, place, detail, raw) for at, outcome, model, place, detail, raw in rows]
 
 
-def prune(db: sqlite3.Connection, *, before_day: int) -> int:
-    """Delete the answers and failures of files not used since that day; returns how many answers went."""
-    doomed = "SELECT series.id FROM series JOIN files ON files.id = series.file WHERE files.used_on < ?"
-    gone = db.execute(f"DELETE FROM answers WHERE series IN ({doomed})", (before_day,)).rowcount
-    db.execute(f"DELETE FROM failures WHERE series IN ({doomed})", (before_day,))
-    db.execute("DELETE FROM series WHERE file IN (SELECT id FROM files WHERE used_on < ?)", (before_day,))
-    db.execute("DELETE FROM files WHERE used_on < ?", (before_day,))
-    return gone
+def prune(db: sqlite3.Connection, *, before_day: int, limit: int) -> tuple[int, bool]:
+    """Delete answers and failures of at most so many files not used since that day.
+
+    Returns:
+        How many answers went, and whether there may be more to delete.
+    """
+    files = db.execute("SELECT id FROM files WHERE used_on < ? LIMIT ?", (before_day, limit)).fetchall()
+    gone = 0
+    for file in files:
+        series = "SELECT id FROM series WHERE file = ?"
+        gone += db.execute(f"DELETE FROM answers WHERE series IN ({series})", file).rowcount
+        db.execute(f"DELETE FROM failures WHERE series IN ({series})", file)
+        db.execute("DELETE FROM series WHERE file = ?", file)
+        db.execute("DELETE FROM files WHERE id = ?", file)
+    return gone, len(files) == limit

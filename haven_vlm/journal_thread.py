@@ -30,6 +30,8 @@ Job = Callable[[sqlite3.Connection], T]
 _MAX_BATCH = 2000
 """Jobs to a commit at most; bounds how long the others in the queue wait."""
 
+_PAGES_PER_SHRINKING = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class _Order:
@@ -130,12 +132,14 @@ class LedgerFile:
             raise LedgerError(f"The ledger {self.path} cannot be read: {damage}. Check the disk.") from damage
 
     async def shrink(self) -> None:
-        """Give free pages back to the disk; readers and other writers wait meanwhile."""
+        """Give free pages back to the disk, a few at a time, so that other writers wait for moments only."""
 
-        def vacuum(db: sqlite3.Connection) -> None:
-            db.execute("PRAGMA incremental_vacuum").fetchall()
+        def vacuum(db: sqlite3.Connection) -> bool:
+            db.execute(f"PRAGMA incremental_vacuum({_PAGES_PER_SHRINKING})").fetchall()
+            return bool(db.execute("PRAGMA freelist_count").fetchone()[0])
 
-        await self.write(vacuum)
+        while await self.write(vacuum):
+            pass
 
     async def _submit(self, orders: queue.SimpleQueue[_Order | None], job: Job[T]) -> T:
         if not self._threads:

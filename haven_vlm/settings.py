@@ -321,6 +321,12 @@ class Settings(Section):
         None,
         description="Folder of ledger and reports. Empty: `haven_vlm` in Stash's configuration folder.",
     )
+    keep_answers: int | Literal["forever"] = Field(
+        "forever",
+        description="Days after which answers about a file that were of no use any more are forgotten, at the end of a "
+        "run; counted up to the run before, so that a long break costs nothing. What the connector wrote to Stash, and "
+        "your corrections, are always remembered.",
+    )
     stash_timeout: float = Field(
         600.0,
         gt=0,
@@ -340,6 +346,16 @@ class Settings(Section):
             for name, tuning in self.tag_settings.items()
         }
         return tuple(tag.model_copy(update=own.get(tag.name.casefold(), {})) for tag in self.tag_list)
+
+    @field_validator("keep_answers", mode="before")
+    @classmethod
+    def _days(cls, value: object) -> object:
+        found = re.fullmatch(r"(\d{1,6})\s*(?:d|days?)?", str(value).strip().casefold())
+        if found and int(found[1]) >= 1 and not isinstance(value, bool):
+            return int(found[1])
+        if value in (None, "") or str(value).strip().casefold() == "forever":
+            return "forever"
+        raise ValueError("forever, or a number of days such as 365")
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import cast
 
 from haven_vlm.applying import Applier
 from haven_vlm.checking import check_everything, offered, other_servers
-from haven_vlm.errors import ConfigError
+from haven_vlm.errors import ConfigError, LedgerError
 from haven_vlm.facts import Kind, TagRef, Term
 from haven_vlm.files import write_atomically
 from haven_vlm.image_task import ImageTask
@@ -30,8 +29,9 @@ from haven_vlm.reports import RunReport, Status, WorkResult
 from haven_vlm.selection import select
 from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import StashCollections, StashGateway
+from haven_vlm.task_options import Options
 from haven_vlm.together import Together
-from haven_vlm.undoing import Scope, Undoer, Undone, resume_pending
+from haven_vlm.undoing import Scope, Undoer, resume_pending
 from haven_vlm.videos import OpenVideo, VideoRun, VideoWork
 from haven_vlm_utility import count_text
 
@@ -39,64 +39,6 @@ log = logging.getLogger(__name__)
 
 KEPT_REPORTS = 50
 """Reports of so many runs are kept; older ones are deleted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Arguments of a task that are not settings."""
-
-    ids: tuple[str, ...] = ()
-    """Work on these media instead of those that are tagged."""
-    limit: int | None = None
-    """Work on so many media at most."""
-    everything: bool = False
-    """`update`: all media that were ever tagged. `undo`: all runs."""
-    run: int | None = None
-    """`undo`: this run instead of the last one."""
-    apply: bool = False
-    """`find_marker_settings`: put the proposal into effect instead of making one."""
-
-    @classmethod
-    def take(cls, arguments: Mapping[str, object]) -> tuple[Options, dict[str, object]]:
-        """Split a task's arguments into options and settings.
-
-        Raises:
-            ConfigError: an option is not what it should be.
-        """
-        rest = {k: v for k, v in arguments.items() if k not in ("mode", *_OPTIONS)}
-        problems = []
-        ids: list[str] = []
-        if "ids" in arguments:
-            given = arguments["ids"]
-            parts = (
-                given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
-            )
-            ids = [str(part).strip() for part in parts if str(part).strip()]
-            # no ids is not the same as none named: that would be everything that is tagged
-            if not ids or not all(i.isdecimal() for i in ids):
-                problems.append("ids: numbers are needed, separated by commas")
-        numbers: dict[str, int | None] = {"limit": None, "run": None}
-        for name in numbers:
-            value = arguments.get(name)
-            if value in (None, ""):
-                continue
-            if not re.fullmatch(r"[1-9]\d{0,9}", str(value)):
-                problems.append(f"{name}: a whole number of at least 1 is needed")
-            else:
-                numbers[name] = int(str(value))
-        switches = {"everything": False, "apply": False}
-        for name in switches:
-            switch = str(arguments.get(name, "")).strip().casefold()
-            if switch not in ("true", "1", "yes", "on", "false", "0", "no", "off", ""):
-                problems.append(f"{name}: true or false is needed")
-            switches[name] = switch in ("true", "1", "yes", "on")
-        if problems:
-            raise ConfigError("The arguments of the task are wrong: " + "; ".join(problems))
-        chosen = tuple(dict.fromkeys(ids))
-        return cls(chosen, numbers["limit"], switches["everything"], numbers["run"], switches["apply"]), rest
-
-
-_OPTIONS = ("ids", "limit", "everything", "run", "apply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +123,7 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
         marks = await find_marks(context.gateway, context.settings)
     mark = marks.update if recall else marks.trigger
     if context.options.ids:
-        kinds = kinds[:1]  # numbers mean scenes, or for Tag Images images
+        kinds = (_kind_of_ids(context.options, kinds),)
     ids = {kind: await _selection(context, kind, marks, mark, recall=recall) for kind in kinds}
     selected = sum(map(len, ids.values()))
     if not selected:
@@ -199,7 +141,32 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
     result = WorkResult(
         tuple(m for r in results for m in r.media), next((r.ended_because for r in results if r.ended_because), "")
     )
-    return await _report(context, result, started, context.clock() - began, written=write, selected=selected)
+    done = await _report(context, result, started, context.clock() - began, written=write, selected=selected)
+    forgotten = await _forget_unused(context) if write and not result.ended_because else ""
+    return replace(done, text=done.text + forgotten)
+
+
+def _kind_of_ids(options: Options, kinds: Sequence[Kind]) -> Kind:
+    """What the numbers mean that the user gave."""
+    kind = options.kind or kinds[0]
+    if kind not in kinds:
+        raise ConfigError(f"The arguments of the task are wrong: kind: this task works on {_listed(kinds, 'and')}")
+    return kind
+
+
+async def _forget_unused(context: TaskContext) -> str:
+    """What `keep_answers` says about old answers is done; a line about it, if there is something to say."""
+    days = context.settings.keep_answers
+    if days == "forever":
+        return ""
+    earlier = [run for run in await context.journal.runs(2) if run.id != context.run_id]
+    try:
+        gone = await context.journal.prune(unused_days=days, until=earlier[0].started_at) if earlier else 0
+    except LedgerError as exc:
+        return f"\nOld answers could not be forgotten: {exc}"
+    if not gone:
+        return ""
+    return f"\nForgotten, because of no use for {count_text(days, 'day')} (keep_answers): {count_text(gone, 'answer')}."
 
 
 async def _vr_tag_id(gateway: StashCollections) -> str:
@@ -345,17 +312,16 @@ async def undo(context: TaskContext) -> TaskResult:
     gateway = cast(StashGateway, together)  # what it does not share it passes on
     undoer = Undoer(gateway, context.journal, Applier(gateway, context.journal, tag_by_tag=True), together=together)
     if options.ids:
-        scopes = [Scope(run_id=options.run, medium=(Kind.SCENE, i)) for i in options.ids]
+        kind = _kind_of_ids(options, _ALL)
+        scope = Scope(run_id=options.run, media=tuple((kind, i) for i in options.ids))
     elif options.everything:
-        scopes = [Scope()]
+        scope = Scope()
     else:
         run = options.run or await undoer.last_run()
         if run is None:
             return TaskResult("Nothing to undo: the connector has written nothing that still stands.", ok=True)
-        scopes = [Scope(run_id=run)]
-    done = Undone()
-    for scope in scopes:
-        done.add(await undoer.undo(context.run_id, scope))
+        scope = Scope(run_id=run)
+    done = await undoer.undo(context.run_id, scope)
     lines = [
         f"Undone for {count_text(done.media, 'medium')}: {count_text(done.tags_removed, 'tag')} and "
         f"{count_text(done.markers_removed, 'marker')} removed, {count_text(done.tags_restored, 'tag')} and "

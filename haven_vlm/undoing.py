@@ -1,4 +1,4 @@
-"""Takes back what runs wrote to Stash: of one run, of one medium, or everything.
+"""Takes back what runs wrote to Stash: of one run, of some media, or everything.
 
 What is restored is the state before, minus what the user has changed since:
 
@@ -46,8 +46,8 @@ class Scope:
 
     run_id: int | None = None
     """Only what this run did."""
-    medium: tuple[Kind, str] | None = None
-    """Only what was done to this medium."""
+    media: tuple[tuple[Kind, str], ...] | None = None
+    """Only what was done to these media."""
 
 
 @dataclass(slots=True)
@@ -66,17 +66,6 @@ class Undone:
     """Media another run works on ('scene 12'); undo again later."""
     failed: dict[str, str] = field(default_factory=dict)
     """Medium → why Stash refused."""
-
-    def add(self, other: Undone) -> None:
-        """Add what another undo did."""
-        self.media += other.media
-        self.tags_removed += other.tags_removed
-        self.tags_restored += other.tags_restored
-        self.markers_removed += other.markers_removed
-        self.markers_restored += other.markers_restored
-        self.created_tags_removed += other.created_tags_removed
-        self.busy += other.busy
-        self.failed |= other.failed
 
     def count(self, applied: Applied) -> None:
         """Add what was done to one medium."""
@@ -147,8 +136,8 @@ class Undoer:
         return await self._carry_out(plan, set())
 
     async def _media(self, scope: Scope) -> list[tuple[Kind, str]]:
-        if scope.medium is not None:
-            return [scope.medium]
+        if scope.media is not None:
+            return list(scope.media)
         media = dict.fromkeys(await self._store.touched(scope.run_id))
         for plan in await self._store.open_plans():  # killed before anything it did was entered
             if scope.run_id in (None, plan.run_id):
@@ -169,7 +158,7 @@ class Undoer:
             try:
                 await self._applier.look(kind, medium_id, write=True)  # takes in what merging scenes moved here
             except StashGone:
-                if scope.medium is None:
+                if scope.media is None:
                     for scene_id in await self._moved_to(kind, medium_id):
                         await self._undo_medium(run_id, scope, Kind.SCENE, scene_id, undone, freed)
             effects = await self._store.effects(kind, medium_id)
@@ -282,7 +271,7 @@ def _chosen(plan: OpenPlan, effects: Iterable[Effect]) -> list[Effect]:
 
 
 def _in_scope(row: CreatedTag, scope: Scope, candidates: Collection[str]) -> bool:
-    if scope.run_id is None and scope.medium is None:
+    if scope.run_id is None and scope.media is None:
         return True
     return row.run_id == scope.run_id or row.tag_id in candidates
 

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         """ports pool_ports stash_ports settings prompts replies several progress reports page_data spans refinement
         shots sampling timeline resilience budget concurrency stations confidence framing tone privacy endpoint_faults
         corrections ownership undo_plan lanes agreement reviewed marker_search yaml_edit tuning tuning_text
-        evaluating selection together stash_address stash_faults stash_queries""",
+        evaluating selection task_options together stash_address stash_faults stash_queries""",
     ),
     (
         "adapters",

@@ -304,7 +304,7 @@ async def test_two_runs_never_write_to_the_same_medium(made: League, scene: Medi
         async with one.journal.claims.claim(Kind.SCENE, scene.id):
             with pytest.raises(BusyError, match="Another run"):
                 await apply_in_new_run(two, made.desired(scene, {made.dunk}))
-            undone = await two.undoer.undo(await two.journal.start_run("undo"), Scope(medium=(Kind.SCENE, scene.id)))
+            undone = await two.undoer.undo(await two.journal.start_run("undo"), Scope(media=((Kind.SCENE, scene.id),)))
             assert undone.busy == [f"scene {scene.id}"]
         await apply_in_new_run(two, made.desired(scene, {made.dunk}))
 

@@ -174,7 +174,7 @@ async def test_corrections_outlive_pruning_and_undo(made: League, scene: Medium,
     await apply_in_new_run(running, made.desired(scene, {made.dunk}, span(scene, made.dunk, 0, 1000)))
     await running.journal.corrections.record(replace(WRONG, medium_id=scene.id, tag_id=made.dunk))
     await running.undoer.undo(await running.journal.start_run("undo"), Scope())
-    await running.journal.prune(unused_days=1)
+    await running.journal.prune(unused_days=1, until=running.journal.now())
     assert (await only_correction(running)).tag_id == made.dunk
     assert made.dunk in made.stash.tags
 

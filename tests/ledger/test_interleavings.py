@@ -239,7 +239,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(scene=st.sampled_from(SCENES))
     def undo_one_scene(self, scene: str) -> None:
         async def undo(running: Process) -> None:
-            await running.undoer.undo(await running.journal.start_run("undo"), Scope(medium=(Kind.SCENE, scene)))
+            await running.undoer.undo(await running.journal.start_run("undo"), Scope(media=((Kind.SCENE, scene),)))
 
         self.play(undo)
         self.seen(scene)

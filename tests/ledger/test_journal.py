@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haven_vlm.errors import LedgerError
-from haven_vlm.facts import Answer, Outcome, Sample, Term
+from haven_vlm.facts import Answer, Kind, Outcome, Sample, Term
 from haven_vlm.journal import Journal
+from haven_vlm.ownership import Findings
 from haven_vlm.ports import TermwiseAnswers
 from tests.ledger.answers import BLOCK, DUNK, FOUL, MODELS, answer, key
 
@@ -121,7 +122,7 @@ async def test_what_makes_no_sense_is_refused(journal: Journal) -> None:
     with pytest.raises(ValueError, match="taken over"):
         await journal.record_inherited(key(), sample=Sample(0, 0, Outcome.NONE))
     with pytest.raises(ValueError, match="one day"):
-        await journal.prune(unused_days=0)
+        await journal.prune(unused_days=0, until=0.0)
 
 
 async def test_many_answers_at_once_share_commits(journal: Journal) -> None:
@@ -191,14 +192,40 @@ async def test_pruning_forgets_what_was_of_no_use_for_long(path: Path) -> None:
         now[0] += 20 * day
         assert len(await journal.known(used, MODELS)) == 3
         now[0] += 20 * day
-        assert await journal.prune(unused_days=60) == 0
-        assert await journal.prune(unused_days=30) == 3
+        assert await journal.prune(unused_days=60, until=now[0]) == 0
+        assert await journal.prune(unused_days=30, until=now[0] - 20 * day) == 0, "counted up to the run before"
+        assert await journal.prune(unused_days=30, until=now[0] + 900 * day) == 3, "and never beyond today"
         assert await journal.known(old, MODELS) == {}
         assert len(await journal.known(used, MODELS)) == 3
         statistics = await journal.statistics()
         assert (statistics.files, statistics.answers, statistics.failures) == (1, 3, 1)
         await journal.record(old, at_ms=0, shown_ms=0, answer=answer("Dunk"))
         assert list(await journal.known(old, MODELS)) == [0]
+
+
+async def test_pruning_much_goes_step_by_step_and_gives_the_space_back(path: Path) -> None:
+    day = 86400.0
+    now = [1000 * day]
+
+    async def size() -> int:
+        return (await asyncio.to_thread(path.stat)).st_size
+
+    async with Journal(path):
+        pass
+    empty = await size()
+    async with Journal(path, clock=lambda: now[0]) as journal:
+        many = [key(identity=f"oshash:{n}:1") for n in range(250)]
+        one = answer("Dunk")
+        await asyncio.gather(*(journal.record(k, at_ms=t, shown_ms=t, answer=one) for k in many for t in range(20)))
+        await journal.ownership.note(Kind.SCENE, "7", Findings(rejected_tags=frozenset({"3"})), now[0])
+    assert await size() > 1.3 * empty
+    async with Journal(path, clock=lambda: now[0]) as journal:
+        now[0] += 40 * day
+        await journal.known(many[0], MODELS)
+        assert await journal.prune(unused_days=30, until=now[0]) == 249 * 20
+        statistics = await journal.statistics()
+        assert (statistics.files, statistics.answers, statistics.rejected_tags) == (1, 20, 1)
+    assert await size() == empty
 
 
 async def test_statistics_count(journal: Journal) -> None:

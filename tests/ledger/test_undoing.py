@@ -129,7 +129,7 @@ async def test_undo_of_one_scene_leaves_the_others(made: League, scene: Medium, 
     run = await running.journal.start_run("tag_videos")
     for one in (scene, other):
         await running.applier.apply(run, made.desired(one, {made.dunk}, span(one, made.dunk, 0, 1000)))
-    undone = await running.undoer.undo(await running.journal.start_run("undo"), Scope(medium=(Kind.SCENE, scene.id)))
+    undone = await running.undoer.undo(await running.journal.start_run("undo"), Scope(media=((Kind.SCENE, scene.id),)))
     assert (undone.media, undone.markers_removed, undone.tags_removed, undone.tags_restored) == (1, 1, 2, 1)
     assert on(made, scene) == {made.favourite, made.tag_me}
     assert on(made, other) == {made.tagged, made.dunk}
