@@ -27,7 +27,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - what an older Python gets to see
 from haven_vlm import command_line
 from haven_vlm.bootstrap import ensure_dependencies
 from haven_vlm.command_line import MODES, ExitCode
-from haven_vlm.errors import DependencyError, HavenError, WireError
+from haven_vlm.errors import DependencyError, HavenError, LedgerError, WireError
 from haven_vlm.live_files import FILES, from_file
 from haven_vlm.privacy import redact
 from haven_vlm.stash_log import Display, install_logging, stdout_taken
@@ -359,7 +359,10 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 report=done.report if done else None,
             )
             await asyncio.to_thread(live.add_run, entry)
-            await journal.end_run(run_id, result.partition("\n")[0])
+            try:
+                await journal.end_run(run_id, result.partition("\n")[0])
+            except LedgerError as exc:  # a full disk, most likely: what came of the task matters more
+                log.warning("That this run is over could not be entered: %s", exc)
 
 
 if __name__ == "__main__":

@@ -90,14 +90,16 @@ def clock_text(at_ms: int) -> str:
 
 
 def count_text(count: int, noun: str) -> str:
-    """'1 scene', '2 scenes', '3 boxes'."""
+    """'1 scene', '2 scenes', '3 boxes', '4 galleries', '5 days'."""
     if count == 1:
         return f"1 {noun}"
     if noun == "medium":
         return f"{count:,} media"
-    if noun == "medium":
-        return f"{count:,} media"
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
+    plural = (
+        noun[:-1] + "ies"
+        if re.search("[^aeiou]y$", noun)
+        else noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
+    )
     return f"{count:,} {plural}"
 
 

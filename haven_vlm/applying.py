@@ -15,7 +15,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from haven_vlm.errors import BusyError, PartialWrite, StashGone, StashRefused
 from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium, TagRef
@@ -201,10 +201,13 @@ class Applier:
 
     async def _apply(self, plan: OpenPlan, desired: Desired) -> Applied:
         kept = WritePlan()
+        stood_first: frozenset[str] | None = None
 
         async def planner(now: Now, ours: Record) -> WritePlan:
-            nonlocal kept
-            kept = plan_writes(desired, plan.run_id, now, ours)
+            nonlocal kept, stood_first
+            standing = frozenset(m.id for m in now.markers)
+            stood_first = standing if stood_first is None else stood_first
+            kept = plan_writes(desired, plan.run_id, replace(now, newcomers=standing - stood_first), ours)
             return kept
 
         applied = await self.carry_out(plan, planner, lambda: self._store.close_plan(plan), desired)
@@ -273,7 +276,7 @@ class Applier:
         now = Now(medium, markers, await self._lost_tags(record, medium, markers, desired))
         elsewhere = {o.marker.scene_id for o in record.markers.values()} - {medium_id}
         lost_scenes = {i for i in elsewhere if await self._gateway.medium(Kind.SCENE, i) is None}
-        now = Now(medium, markers, now.lost_tags, frozenset(lost_scenes))
+        now = replace(now, lost_scenes=frozenset(lost_scenes))
         ours, findings = observe(record, now)
         if write and findings:
             await self._store.note(kind, medium_id, findings, self._journal.now())

@@ -87,6 +87,8 @@ class Now:
     """Ids of the record or the wish that Stash has no tag for any more: deleted, or merged into another."""
     lost_scenes: frozenset[str] = frozenset()
     """Scenes of recorded markers that are gone: merged into this one."""
+    newcomers: frozenset[str] = frozenset()
+    """Ids of markers that came while we were writing: ours, and those of anybody who writes at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +347,7 @@ def _plan_markers(desired: Desired, now: Now, ours: Record) -> _MarkerPlan:
         plan.keep = [owned.marker for owned in ours.markers.values()]
         return plan
     theirs = [m for m in now.markers if m.id not in ours.markers]
+    rivals = [m for m in theirs if m.id in now.newcomers]
     free = dict(ours.markers)
     by_values: dict[MarkerDraft, list[str]] = {}
     for marker_id, owned in free.items():
@@ -354,13 +357,23 @@ def _plan_markers(desired: Desired, now: Now, ours: Record) -> _MarkerPlan:
             continue
         draft = replace(draft, tag_ids=tuple(t for t in draft.tag_ids if t not in now.lost_tags))
         if by_values.get(draft):
-            plan.keep.append(free.pop(by_values[draft].pop(0)).marker)
+            mine = by_values[draft].pop(0)
+            # a run with another ledger (on another machine) saw the same gap when we did: the first one stays
+            if any(same_event(draft, m) and _first_came(m.id, mine) for m in rivals):
+                plan.leave.append(draft)
+            else:
+                plan.keep.append(free.pop(mine).marker)
         elif any(same_event(draft, m) for m in theirs) or is_unwanted(draft, ours.rejected_spans):
             plan.leave.append(draft)
         else:
             plan.create.append(draft)
     plan.destroy = list(free.values())
     return plan
+
+
+def _first_came(one: str, other: str) -> bool:
+    """Stash counts its ids up and never uses one again."""
+    return (len(one), one) < (len(other), other)
 
 
 def normal(draft: MarkerDraft) -> MarkerDraft:

@@ -122,6 +122,7 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
     else:
         marks = await find_marks(context.gateway, context.settings)
     mark = marks.update if recall else marks.trigger
+    unknown = await _unknown_before(context, marks, kinds)
     if context.options.ids:
         kinds = (_kind_of_ids(context.options, kinds),)
     ids = {kind: await _selection(context, kind, marks, mark, recall=recall) for kind in kinds}
@@ -143,7 +144,27 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
     )
     done = await _report(context, result, started, context.clock() - began, written=write, selected=selected)
     forgotten = await _forget_unused(context) if write and not result.ended_because else ""
-    return replace(done, text=done.text + forgotten)
+    return replace(done, text="\n".join([done.text + forgotten, *context.journal.notices, *unknown]))
+
+
+async def _unknown_before(context: TaskContext, marks: Marks, kinds: Sequence[Kind]) -> list[str]:
+    """A line for the user when media were tagged before, and this ledger knows of no run that did it.
+
+    Nothing in Stash proves that a tag or a marker was made by us and left alone by the user, so nothing is adopted.
+    """
+    if marks.tagged.name in marks.created or any(r.id != context.run_id for r in await context.journal.runs(2)):
+        return []
+    counts = {kind: len(await context.gateway.media_ids(kind, marks.tagged.id)) for kind in kinds}
+    if not any(counts.values()):
+        return []
+    what = " and ".join(count_text(count, kind) for kind, count in counts.items() if count)
+    line = (
+        f"The ledger {context.journal.path} is new, yet {what} carried “{marks.tagged.name}” before: an earlier ledger "
+        "was lost, or lies in another folder (then point data_dir there). What was written before counts as yours now: "
+        "it stays, it is not written twice, and Undo cannot take it back."
+    )
+    log.warning("%s", line)
+    return [line]
 
 
 def _kind_of_ids(options: Options, kinds: Sequence[Kind]) -> Kind:
@@ -319,7 +340,10 @@ async def undo(context: TaskContext) -> TaskResult:
     else:
         run = options.run or await undoer.last_run()
         if run is None:
-            return TaskResult("Nothing to undo: the connector has written nothing that still stands.", ok=True)
+            marks = await find_marks(context.gateway, context.settings)
+            lines = await _unknown_before(context, marks, _ALL)
+            lines = ["Nothing to undo: the connector has written nothing that still stands.", *lines]
+            return TaskResult("\n".join(lines), ok=True)
         scope = Scope(run_id=run)
     done = await undoer.undo(context.run_id, scope)
     lines = [

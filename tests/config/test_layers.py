@@ -180,6 +180,9 @@ def test_a_typing_mistake_in_the_capitals_is_told(tmp_path: Path, monkeypatch: p
         ("concurrent_task_limit: true", "a number is needed"),
         ("data_dir: data", "a whole path"),
         ("min_coverage: 0", "greater than 0"),
+        ("keep_answers: 0", "forever, or a number of days"),
+        ("keep_answers: a year", "forever, or a number of days"),
+        ("keep_answers: true", "forever, or a number of days"),
         ("local_only: true", "write allow_remote_media: false here"),
         ("instructions: 2001-02-30", "quotes"),
         ("endpoints: [{base_url: 'http://a/v1,http://b/v1'}]", "no comma"),
@@ -239,3 +242,10 @@ def test_yaml_may_merge_mappings_and_a_tag_may_repeat_its_own_name(tmp_path: Pat
 def test_the_pages_keys_are_those_of_the_manifest() -> None:
     manifest = yaml_module.safe_load((ROOT / "ahavenvlmconnector.yml").read_text(encoding="utf-8"))
     assert set(manifest["settings"]) == set(config.PAGE_KEYS)
+
+
+@pytest.mark.parametrize(
+    ("given", "days"), [("365", 365), ("365d", 365), ("'1 day'", 1), ("forever", "forever"), ("''", "forever")]
+)
+def test_how_long_answers_are_kept(tmp_path: Path, given: str, days: object) -> None:
+    assert load(tmp_path, yaml=f"keep_answers: {given}").settings.keep_answers == days

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from demo.footage import Plan, cached_clip, truth_of
 from demo.stash import EmbeddedStash, JobResult, PluginProcess, Run, running_stash, start_task
+from demo.stash.runner import merged_args, the_manifest
 from demo.vision_server import VisionServer
 from haven_vlm.facts import Span
 
@@ -83,6 +86,17 @@ class Rig:
     ) -> PluginProcess:
         self.stash.settings.configure_plugin("ahavenvlmconnector", self.settings)
         return start_task(self.plugin_dir, task, dict(args or {}), connection=self.stash.connection(), run=run)
+
+    def start_changed(self, script: str, *arguments: str, task: str = "Tag Videos") -> PluginProcess:
+        """The same through a script beside this one, which changes something and then runs the connector."""
+        self.stash.settings.configure_plugin("ahavenvlmconnector", self.settings)
+        manifest = the_manifest(ROOT)
+        return PluginProcess(
+            replace(manifest, exec=("python", str(Path(__file__).with_name(script)), *arguments)),
+            self.stash.connection(),
+            args=merged_args(manifest.task(task), None),
+            python_path=sys.executable,
+        )
 
     def run(self, task: str = "Tag Videos", args: Mapping[str, Any] | None = None) -> JobResult:
         """Press the button and wait."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from haven_vlm.errors import BusyError, StashGone, StashRefused, StashUnavailable
-from haven_vlm.facts import Kind, Marker, Medium
+from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium
 from haven_vlm.ownership import Desired
 from haven_vlm.undoing import Scope
 from tests.fakes import FakeGateway
@@ -316,3 +317,40 @@ def test_what_contradicts_itself_is_refused(made: League, scene: Medium) -> None
         Desired(scene, markers=(replace(span(scene, "1", 0, 1), scene_id="99"),))
     with pytest.raises(ValueError, match="only scenes"):
         Desired(made.stash.image(), markers=(span(scene, "1", 0, 1),))
+
+
+@pytest.mark.parametrize("returns_late", [True, False])
+async def test_a_run_with_another_ledger_at_the_same_moment_leaves_no_marker_twice(
+    tmp_path: Path, running: Process, made: League, returns_late: bool
+) -> None:
+    """A second machine writes to the same Stash: both have looked and found nothing before either has written."""
+    scene = made.stash.scene(made.tag_me)
+    desired = made.desired(scene, {made.dunk}, span(scene, made.dunk, 1000, 5000), span(scene, made.foul, 0, 900))
+    slower = FakeGateway(made.stash)
+    slower_has_looked, quicker_has_written, slower_has_written = (asyncio.Event() for _ in range(3))
+    quick, slow = running.gateway.create_markers, slower.create_markers
+
+    async def create_first(drafts: Sequence[MarkerDraft]) -> list[Marker]:
+        await slower_has_looked.wait()
+        created = await quick(drafts)
+        quicker_has_written.set()
+        if returns_late:
+            await slower_has_written.wait()
+        return created
+
+    async def create_second(drafts: Sequence[MarkerDraft]) -> list[Marker]:
+        slower_has_looked.set()
+        await quicker_has_written.wait()
+        created = await slow(drafts)
+        slower_has_written.set()
+        return created
+
+    running.gateway.create_markers = create_first  # type: ignore[method-assign]
+    slower.create_markers = create_second  # type: ignore[method-assign]
+    async with process(made.stash, tmp_path / "elsewhere" / "ledger.sqlite3", gateway=slower) as other:
+        await asyncio.gather(apply_in_new_run(running, desired), apply_in_new_run(other, desired))
+        assert [m.id for m in made.stash.markers_of(scene.id)] == ["2", "1"], "those that came first"
+        for one in (running, other):
+            await one.undoer.undo(await one.journal.start_run("undo"), Scope())
+    assert made.stash.markers_of(scene.id) == []
+    assert on(made, scene) == {made.tag_me}
