@@ -11,6 +11,7 @@ PQ, HLG = 16, 18
 """Transfer characteristics as ITU-T H.273 (table 3) numbers them."""
 
 _REFERENCE_WHITE = 203.0  # cd/m², ITU-R BT.2408
+_KNEE = 0.5  # of the reference white
 _HLG_PEAK = 1000.0  # cd/m², the nominal display of ITU-R BT.2100
 
 
@@ -18,10 +19,12 @@ _HLG_PEAK = 1000.0  # cd/m², the nominal display of ITU-R BT.2100
 def to_sdr(transfer: int) -> ImageFilter.Color3DLUT:
     """A table from BT.2020 with PQ or HLG to BT.709 as an ordinary screen shows it.
 
-    Up to half of the reference white nothing changes; above it the brightest component is rolled off towards
-    white and the others follow, so that colours keep their hue.
+    Up to half of the reference white nothing changes. Above it the brightest component is rolled off and the others
+    follow, so that colours keep their hue; the brighter, the more each is rolled off by itself, so that what is
+    brighter than white becomes white. (Were hue kept there too, greys between two nodes would come out up to ten
+    levels too dark: their neighbours in the table are colours, and those would be dim.)
     """
-    size = 65  # the finest Pillow takes: coarser ones darken what lies between bright nodes
+    size = 65  # the finest Pillow takes
     curve = [_linear(n / (size - 1), transfer) for n in range(size)]
 
     def mapped(red: float, green: float, blue: float) -> tuple[float, float, float]:
@@ -37,8 +40,10 @@ def to_sdr(transfer: int) -> ImageFilter.Color3DLUT:
             max(0.0, -0.0182 * r - 0.1006 * g + 1.1187 * b),
         )
         peak = max(r, g, b)
-        factor = _rolled_off(peak) / peak if peak > 0 else 0.0
-        return _encoded(r * factor), _encoded(g * factor), _encoded(b * factor)
+        together = _rolled_off(peak) / peak if peak > 0 else 0.0
+        alone = min(1.0, max(0.0, peak - _KNEE) / (1 - _KNEE))
+        red, green, blue = (alone * _rolled_off(c) + (1 - alone) * together * c for c in (r, g, b))
+        return _encoded(red), _encoded(green), _encoded(blue)
 
     return ImageFilter.Color3DLUT.generate(size, mapped)
 
@@ -55,10 +60,9 @@ def _linear(signal: float, transfer: int) -> float:
 
 
 def _rolled_off(light: float) -> float:
-    knee = 0.5
-    if light <= knee:
+    if light <= _KNEE:
         return light
-    return 1 - (1 - knee) * math.exp((knee - light) / (1 - knee))
+    return 1 - (1 - _KNEE) * math.exp((_KNEE - light) / (1 - _KNEE))
 
 
 def _encoded(light: float) -> float:
