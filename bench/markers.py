@@ -25,7 +25,7 @@ from dataclasses import asdict
 from functools import partial
 
 from bench.scoring import Line, bound, measure, run, settings, show
-from bench.truth import Clip, Model, Perfect, SamePicture, ShortSighted, Unsure, edited, loose
+from bench.truth import Clip, Model, Muddled, Perfect, SamePicture, ShortSighted, Unsure, edited, loose
 
 UPSTREAM = (
     ("10 min, interval 80 s (its default)", 88, "0.19"),
@@ -98,6 +98,7 @@ class Tables:
             ("adaptive", partial(self._adaptive, EDITED)),
             ("adaptive, hard", partial(self._adaptive, HARD)),
             ("static noise", self._static_noise),
+            ("several frames in one question", self._several),
             ("budget", self._budget),
             ("small pictures", self._small),
         ):
@@ -162,6 +163,17 @@ class Tables:
             measure("  adaptive, same model", clips, same, settings(sampling="adaptive"), look=True),
             measure("  refine, near-duplicates inherit", clips, perfect, settings(), look=True),
         ]
+
+    def _several(self) -> list[Line]:
+        """Only the coarse look is shared: what it gets wrong, the search for the ends sees by single frames."""
+        lines = []
+        for frames in (1, 2, 4, 8):
+            for rate in (0.0, 0.05, 0.2) if frames > 1 else (0.0,):
+                said = f"{rate:.0%} muddled" if rate else "perfect"
+                wanted = settings(frames_per_question=frames)
+                name = f"refine 2 s, {frames} a question, {said}"
+                lines.append(measure(name, self._ten, partial(Muddled, rate), wanted))
+        return lines
 
     def _budget(self) -> list[Line]:
         return [

@@ -8,7 +8,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.truth import Clip, Model, Perfect
+from bench.truth import Clip, Model, Muddled, Perfect
 from demo.footage import TAGS
 from haven_vlm.facts import Glimpse, Outcome, Sample, Span
 from haven_vlm.likeness import is_blank, same_picture
@@ -46,6 +46,7 @@ def run(clip: Clip, model: Model, wanted: Settings, *, look: bool = False) -> tu
     """Sample a clip to the end, as the engine does: passes in order of time; returns the samples and the calls.
 
     `look`: the policy may see the pictures: keyframes, and frames that look like their asked neighbour.
+    With `frames_per_question` the coarse moments share questions.
     """
     survey: tuple[Glimpse, ...] | None = clip.survey() if look and wanted.sampling == "adaptive" else None
     sampler = make_sampler(wanted, clip.duration_ms, survey)
@@ -54,8 +55,9 @@ def run(clip: Clip, model: Model, wanted: Settings, *, look: bool = False) -> tu
     asked: dict[int, bytes] = {}
     order: list[int] = []
     calls = 0
-    while now := sampler.wish(seen).now:
-        for at in now:
+    while (wish := sampler.wish(seen)).now:
+        together: list[int] = []
+        for at in wish.now:
             if compare:
                 luma = clip.luma(at)
                 if is_blank(luma):
@@ -68,9 +70,24 @@ def run(clip: Clip, model: Model, wanted: Settings, *, look: bool = False) -> tu
                     continue
                 asked[at] = luma
                 insort(order, at)
-            seen[at] = sample_of(at, model.answer(clip, at))
-            calls += 1
+            if at not in wish.coarse or compare:
+                calls += _ask(clip, model, [at], seen)
+                continue
+            together.append(at)
+            if len(together) == wanted.frames_per_question:
+                calls += _ask(clip, model, together, seen)
+                together = []
+        calls += _ask(clip, model, together, seen)
     return seen, calls
+
+
+def _ask(clip: Clip, model: Model, together: Sequence[int], seen: dict[int, Sample]) -> int:
+    """One question about these moments; returns how many it took, one or none."""
+    if not together:
+        return 0
+    taken = model.in_company(together) if isinstance(model, Muddled) else together
+    seen.update((at, sample_of(at, model.answer(clip, other))) for at, other in zip(together, taken, strict=True))
+    return 1
 
 
 def sample_of(at_ms: int, tags: Iterable[str]) -> Sample:

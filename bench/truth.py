@@ -198,6 +198,27 @@ class Unsure:
 
 
 @dataclass(frozen=True)
+class Muddled:
+    """Right about single pictures; in company it mixes up two neighbours in this share of the questions."""
+
+    rate: float
+    seed: int
+
+    def answer(self, clip: Clip, at_ms: int) -> frozenset[str]:
+        """The truth."""
+        return clip.at(at_ms)
+
+    def in_company(self, times_ms: Sequence[int]) -> list[int]:
+        """For each picture of a question the moment of the one that is taken for it."""
+        dice = random.Random(f"muddled {self.seed} {times_ms[0]} {len(times_ms)}")
+        taken = list(times_ms)
+        if len(taken) > 1 and dice.random() < self.rate:
+            first = dice.randrange(len(taken) - 1)
+            taken[first], taken[first + 1] = taken[first + 1], taken[first]
+        return taken
+
+
+@dataclass(frozen=True)
 class SamePicture:
     """Errs as `Unsure`, but the same way whenever the picture is the same, as models without chance do."""
 

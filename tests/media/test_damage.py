@@ -166,6 +166,7 @@ def exercise(path: Path) -> str:
                 assert len(glimpse.luma) == 1024
                 if number > 30:
                     break
+            assert 0 <= source.measure() <= 10 * 24 * 3600 * 1000
             return "read" if count else "empty"
     except MediaError as exc:
         assert str(exc).endswith(".")
