@@ -171,7 +171,11 @@ def parse_yaml(text: str, name: str) -> Mapping[str, Any]:
 
     Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        content = yaml.load(text, Loader=Strict)
+        loader = Strict(text)
+        try:
+            content = loader.get_single_data()
+        finally:
+            loader.dispose()
     except ValueError as exc:  # such as the 30th of February
         raise ConfigError(f"{name}: {exc}; put quotes around it if it is text") from None
     except yaml.YAMLError as exc:

@@ -25,6 +25,10 @@ CALL_TIMEOUT_S = 60.0
 """Most that one call of the program may take before it is killed."""
 LEADS_S = (2, 20)
 """How far before the wanted time decoding begins; the second when the first shows no picture."""
+MAX_OUTPUT_BYTES = 2**30
+"""Most that one call may print: a file that claims a million frames a second must not fill the memory."""
+_FILES_ONLY = ("-protocol_whitelist", "file,pipe")
+"""A playlist that calls itself a video must not make the program connect anywhere."""
 MAX_FAILURES = 5
 """Calls in a row without a picture after which the file is given up."""
 
@@ -45,6 +49,7 @@ class CliSource:
             MediaUnreadable: ffprobe finds no video in it either.
         """
         self._path = path
+        self._target = f"file:{path}"  # a name such as “concat:x” shall mean a file
         self._preparation = preparation
         self._step = step
         self._bad = 0
@@ -106,15 +111,15 @@ class CliSource:
             until_s = self._start_s + at_ms / 1000 + 0.0005
             done = self._call(
                 *("ffmpeg", "-nostdin", "-hide_banner", "-v", "info", "-nostats", "-copyts"),
-                *("-ss", f"{begin_s:.4f}", "-i", self._path, "-map", "0:V:0", "-an", "-sn", "-dn"),
+                *("-ss", f"{begin_s:.4f}", *_FILES_ONLY, "-i", self._target, "-map", "0:V:0", "-an", "-sn", "-dn"),
                 *("-vf", f"trim=end={until_s:.4f},scale={width}:{height}:flags=area,showinfo"),
-                *(*self._every_frame, "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
+                *(*self._every_frame, "-fs", str(MAX_OUTPUT_BYTES), "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
             )
             if b"Unrecognized option 'fps_mode'" in done.stderr:
                 self._every_frame = ("-vsync", "0")  # what ffmpeg before 5.1 calls it
                 return self._frame(at_ms)
             size, times = width * height * 3, _SHOWN.findall(done.stderr)
-            if len(done.stdout) >= size and times:
+            if size <= len(done.stdout) < MAX_OUTPUT_BYTES - size and times:
                 count = len(done.stdout) // size
                 image = Image.frombytes("RGB", self._size, done.stdout[(count - 1) * size : count * size])
                 shown_ms = round((float(times[min(count, len(times)) - 1]) - self._start_s) * 1000)
@@ -125,10 +130,10 @@ class CliSource:
 
     def _probed(self) -> tuple[VideoInfo, float]:
         done = self._call(
-            *("ffprobe", "-v", "error", "-select_streams", "V:0", "-of", "json", "-show_entries"),
+            *("ffprobe", "-v", "error", *_FILES_ONLY, "-select_streams", "V:0", "-of", "json", "-show_entries"),
             "stream=codec_name,width,height,sample_aspect_ratio,start_time,duration,avg_frame_rate:stream_side_data"
             ":format=duration,format_name",
-            self._path,
+            self._target,
         )
         try:
             answer = json.loads(done.stdout or b"{}")

@@ -17,10 +17,12 @@ log = logging.getLogger(__name__)
 def write_atomically(file: Path, text: str) -> None:
     """Write a text file so that a reader sees the old or the new content, never half of it.
 
+    On POSIX only the user may read it, and list a folder that had to be made: reports tell what people watch.
+
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as handle:

@@ -1,0 +1,83 @@
+"""What must not stand in the code at all: shells, pickles, evaluated text, unsafe YAML, archives unpacked to disk."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = [*sorted(ROOT.glob("haven_*.py")), *sorted((ROOT / "haven_vlm").rglob("*.py"))]
+
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "jsonpickle", "xml", "telnetlib", "ftplib"}
+FORBIDDEN_CALLS = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.spawnl", "os.execv", "os.execvp",
+    "subprocess.getoutput", "subprocess.getstatusoutput", "yaml.load", "yaml.load_all", "yaml.unsafe_load",
+    "yaml.full_load", "tempfile.mktemp", "asyncio.create_subprocess_shell",
+}  # fmt: skip
+FORBIDDEN_METHODS = {"extractall", "extract"}
+"""Of archives: nothing inside one may choose where it goes."""
+STARTERS = {"haven_vlm/bootstrap.py": "pip", "haven_vlm/ffmpeg_cli.py": "ffmpeg"}
+"""The only modules that start other programs, and which."""
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def complaints(source: str) -> list[str]:
+    """What is wrong with a module."""
+    tree = ast.parse(source)
+    found = []
+    for node in ast.walk(tree):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found += [f"imports {name}" for name in names if name.split(".")[0] in FORBIDDEN_MODULES]
+    for name, call in calls(tree):
+        if name in FORBIDDEN_CALLS or name.split(".")[-1] in FORBIDDEN_METHODS:
+            found.append(f"calls {name}")
+        shell = [k.value for k in call.keywords if k.arg == "shell"]
+        if shell and not (isinstance(shell[0], ast.Constant) and shell[0].value is False):
+            found.append("starts a shell")
+    return found
+
+
+@pytest.mark.parametrize("file", PRODUCT, ids=lambda f: f.relative_to(ROOT).as_posix())
+def test_no_shell_no_pickle_no_eval_no_unsafe_yaml(file: Path) -> None:
+    assert complaints(file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle", "from marshal import loads", "eval('1')", "import os\nos.system('x')", "yaml.load(x)",
+        "subprocess.run('x', shell=True)", "archive.extractall('x')", "subprocess.run('x', shell=flag)",
+    ],
+)  # fmt: skip
+def test_each_of_them_would_be_found(source: str) -> None:
+    assert len(complaints(source)) == 1
+
+
+def test_other_programs_are_started_in_two_places_only_and_never_by_a_text() -> None:
+    starting = {}
+    for file in PRODUCT:
+        for name, call in calls(ast.parse(file.read_text(encoding="utf-8"))):
+            if name.startswith("subprocess.") and name != "subprocess.CompletedProcess":
+                starting[file.relative_to(ROOT).as_posix()] = name
+                assert not isinstance(call.args[0], ast.Constant | ast.JoinedStr), f"{file.name}: a text is no command"
+    assert starting == dict.fromkeys(STARTERS, "subprocess.run")
+
+
+def test_everything_read_from_the_network_is_bounded() -> None:
+    """No module that fetches reads a body in one go, without a limit."""
+    for name in ("endpoint_transport", "fetching"):
+        source = (ROOT / "haven_vlm" / f"{name}.py").read_text(encoding="utf-8")
+        whole = [
+            text for text, _ in calls(ast.parse(source)) if text in ("response.read", "response.json", "response.text")
+        ]
+        assert whole == [], name
+        assert "allow_redirects=False" in source

@@ -1,0 +1,173 @@
+"""Hostile servers and files: what they try, and that nothing comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from haven_vlm.endpoint_transport import MAX_REPLY_BYTES, Transport
+from haven_vlm.errors import EndpointError, MediaUnreachable, MediaUnreadable
+from haven_vlm.fetching import http_fetch
+from haven_vlm.ffmpeg_cli import CliSource, ffmpeg_is_here
+from haven_vlm.files import write_atomically
+from haven_vlm.location import Location
+from haven_vlm.opening import open_container
+from haven_vlm.picture import Preparation
+from tests.e2e.conftest import clips as clips
+from tests.e2e.conftest import make_rig as make_rig
+from tests.e2e.conftest import one as one
+from tests.e2e.rig import Rig
+from tests.endpoint.test_transport import listener, read_request, send
+
+
+class _Recorder(BaseHTTPRequestHandler):
+    """Answers every request with the status and headers it was made for, and remembers it."""
+
+    seen: list[str]
+    status: int
+    answer: dict[str, str]
+    body: bytes
+
+    def do_GET(self) -> None:
+        self.seen.append(self.path)
+        self.send_response(self.status)
+        for name, value in self.answer.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def recorder(
+    *, status: int = 200, answer: dict[str, str] | None = None, body: bytes = b""
+) -> Iterator[tuple[str, list[str]]]:
+    """A web server on loopback; yields its address and the paths it was asked for."""
+    seen: list[str] = []
+    kind = type("R", (_Recorder,), {"seen": seen, "status": status, "answer": answer or {}, "body": body})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", seen
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_stream_that_redirects_is_not_followed(status: int) -> None:
+    with recorder() as (elsewhere, reached):
+        with recorder(status=status, answer={"Location": f"{elsewhere}/inside"}) as (stash, asked):
+            with pytest.raises((MediaUnreachable, MediaUnreadable)):
+                open_container(Location(f"{stash}/scene/1/stream", {"ApiKey": "whistle"}), (5.0, 5.0))
+            assert asked
+        assert reached == []
+
+
+async def test_a_file_fetched_from_stash_is_not_fetched_from_elsewhere() -> None:
+    with recorder() as (elsewhere, reached):
+        with recorder(status=302, answer={"Location": f"{elsewhere}/inside"}) as (stash, _):
+            async with http_fetch() as fetch:
+                with pytest.raises(MediaUnreachable, match="login"):
+                    await fetch(f"{stash}/image/1/image", {"ApiKey": "whistle"}, limit_bytes=1000)
+        assert reached == []
+
+
+async def test_a_file_larger_than_allowed_is_not_fetched_whole() -> None:
+    packed = gzip.compress(bytes(5_000_000))
+    with recorder(answer={"Content-Encoding": "gzip"}, body=packed) as (stash, _):
+        async with http_fetch() as fetch:
+            with pytest.raises(MediaUnreadable, match="too large"):
+                await fetch(f"{stash}/image/1/image", {}, limit_bytes=1_000_000)
+
+
+async def test_an_answer_that_unpacks_to_too_much_is_cut_off() -> None:
+    packed = gzip.compress(bytes(8 * MAX_REPLY_BYTES))
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
+        writer.write(head.encode() + packed)
+        await writer.drain()
+
+    async with listener(talk) as port, Transport("lan", f"http://127.0.0.1:{port}/v1") as transport:
+        with pytest.raises(EndpointError):
+            await send(transport)
+
+
+PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{url}\n#EXT-X-ENDLIST\n"
+
+
+@pytest.mark.parametrize("name", ["match.mp4", "match.m3u8", "match.ts"])
+def test_a_playlist_that_calls_itself_a_video_reaches_nobody(tmp_path: Path, name: str) -> None:
+    with recorder() as (elsewhere, reached):
+        file = tmp_path / name
+        file.write_text(PLAYLIST.format(url=f"{elsewhere}/secret.ts"), encoding="utf-8")
+        with pytest.raises(MediaUnreadable):
+            open_container(Location(str(file)), (5.0, 5.0))
+        assert reached == []
+
+
+@pytest.mark.skipif(not ffmpeg_is_here(), reason="no ffmpeg on this machine")
+@pytest.mark.parametrize("name", ["match.mp4", "match.m3u8"])
+def test_nor_does_it_by_way_of_the_ffmpeg_program(tmp_path: Path, name: str) -> None:
+    with recorder() as (elsewhere, reached):
+        file = tmp_path / name
+        file.write_text(PLAYLIST.format(url=f"{elsewhere}/secret.ts"), encoding="utf-8")
+        with pytest.raises(MediaUnreadable):
+            CliSource(str(file), Preparation())
+        assert reached == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows gives files the rights of their folder")
+def test_ledger_reports_and_memories_are_the_users_alone(one: Rig) -> None:
+    before = os.umask(0o022)
+    try:
+        one.use(one.vision())
+        one.scene()
+        assert one.run().error is None
+    finally:
+        os.umask(before)
+    data = one.folder / "config" / "haven_vlm"
+    paths = [data, *data.rglob("*")]
+    assert {"ledger.sqlite", "endpoints.json", "reports"} <= {p.name for p in paths}
+    assert {p.name: oct(stat.S_IMODE(p.stat().st_mode)) for p in paths if p.stat().st_mode & 0o077} == {}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows gives files the rights of their folder")
+def test_a_file_that_others_could_read_is_written_anew_for_the_user_alone(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    file.write_text("old")
+    file.chmod(0o666)
+    write_atomically(file, "new")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of Windows hold no control characters")
+def test_a_name_that_speaks_the_log_protocol_is_only_a_name(one: Rig) -> None:
+    name = "match\n\x01e\x02forged \x1b[2J\u202e"
+    one.use(one.vision())
+    path = one.clip("plain")
+    hostile = path.with_name("x\n\x01p\x020.9.mp4")
+    shutil.move(path, hostile)
+    one.stash.add_scene(str(hostile), title=name, duration=20.0, tags=("VLM_TagMe",))
+    result = one.run()
+    assert result.error is None
+    assert not [line for line in result.logs if line.text.startswith("forged")]
+    assert result.texts("error") == []
+    assert "\x1b[2J" not in result.stderr and "\u202e" not in result.stderr
+    assert any("\\x01e\\x02forged" in line.text for line in result.logs)
