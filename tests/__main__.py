@@ -14,11 +14,16 @@ sys.path.insert(0, str(ROOT))
 
 from demo.environment import run_inside  # noqa: E402 - the path above makes it importable
 
+PRODUCT = ("haven_vlm", *sorted(p.name for p in ROOT.glob("haven_*.py")))
+
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("docs.generate", "--check"),
+    ("bandit", "-q", "-c", "pyproject.toml", "-r", *PRODUCT),
+    ("release.secret_scan",),
+    ("release.audit",),
 )
 
 
