@@ -229,8 +229,6 @@ class StashLibrary:
         self._open_client: StashClient | None = None
         self._keeper: asyncio.Task[None] | None = None
 
-    # --- lifetime ---
-
     async def __aenter__(self) -> Self:
         if self._thread is not None or self._closing.is_set():
             raise RuntimeError("a StashLibrary is entered once")
@@ -311,8 +309,6 @@ class StashLibrary:
                 return
             except StashError as exc:
                 log.debug("keep-alive: %s", exc)
-
-    # --- settings of others ---
 
     async def plugin_settings(self) -> Mapping[str, object]:
         """What the settings page of this plugin holds; empty before anything was saved there."""
@@ -469,7 +465,9 @@ class StashLibrary:
         """Add a secondary tag to a marker; those it has stay. Raises `StashGone` without the marker."""
         await self._do(lambda client: stash_writes.tag_marker(client, marker_id, tag_id))
 
-    # --- files ---
+    async def untag_markers(self, ids: Collection[str], tag_id: str, *, primary_tag_id: str | None = None) -> None:
+        """Take a tag off markers; those that are gone do not matter. `primary_tag_id`: their new primary tag."""
+        await self._do(lambda client: stash_writes.untag_markers(client, ids, tag_id, primary_tag_id=primary_tag_id))
 
     def stream_url(self, kind: Kind, medium_id: str) -> tuple[str, dict[str, str]]:
         """Address of Stash's own stream of the primary file, and the headers that authenticate there.

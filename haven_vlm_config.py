@@ -222,7 +222,11 @@ def outline_yaml(text: str) -> tuple[Entry, ...]:
 
 # --- Stash's settings page ------------------------------------------------------------------------------------
 
-PAGE_SWITCHES = {"no_markers": ("create_markers", False), "local_only": ("allow_remote_media", False)}
+PAGE_SWITCHES = {
+    "no_markers": ("create_markers", False),
+    "local_only": ("allow_remote_media", False),
+    "remove_incorrect_markers": ("remove_incorrect_markers", True),
+}
 """Switches of the page, whose off is the default, → the setting and the value they stand for."""
 
 PAGE_KEYS = (

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from haven_vlm.errors import BusyError, PartialWrite, StashGone, StashRefused
@@ -25,6 +25,7 @@ from haven_vlm.ownership import (
     Action,
     Desired,
     Now,
+    OwnedMarker,
     Record,
     Role,
     Step,
@@ -123,6 +124,30 @@ class Applier:
                 run_id, kind, medium_id, purpose="apply", intent=intent_of(desired), at=self._journal.now()
             )
             return await self._apply(plan, desired)
+
+    async def remove_flagged(self, run_id: int, medium: Medium, markers: Collection[Marker]) -> Applied:
+        """Remove markers of a scene that runs made and the user flagged, as far as they stand there exactly so.
+
+        They are the user's by then, so an undo of this run brings them back whatever corrections say.
+        """
+        async with self._journal.claims.claim(medium.kind, medium.id) as ours:
+            if not ours:
+                raise BusyError(f"Another run is writing to {medium.kind} {medium.id}.")
+            for older in await self._store.open_plans(medium.kind, medium.id):
+                await self.settle(older)
+                await self._store.close_plan(older)
+            # after a kill nothing more is wished for: what is flagged then is found by its flag
+            intent = intent_of(Desired(medium))
+            plan = await self._store.open_plan(
+                run_id, medium.kind, medium.id, purpose="apply", intent=intent, at=self._journal.now()
+            )
+            doomed = frozenset(markers)
+
+            async def planner(now: Now, _ours: Record) -> WritePlan:
+                old = tuple(OwnedMarker(m, 0) for m in now.markers if m in doomed)
+                return WritePlan((Step(Action.DESTROY_MARKERS, old=old),) if old else ())
+
+            return await self.carry_out(plan, planner, lambda: self._store.close_plan(plan))
 
     async def mark(self, run_id: int, medium: Medium, tag_id: str) -> Applied:
         """Put a bookkeeping tag on a medium and leave all else as it is."""

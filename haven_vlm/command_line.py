@@ -33,6 +33,7 @@ MODES = {
     "undo": "take back what the last run wrote, except what was changed since",
     "find_marker_settings": "look for settings that fit the markers you set by hand, and propose them; asks nothing",
     "evaluate": "measure how right each model is, by the markers you went through; asks nothing",
+    "collect_incorrect_markers": "keep pictures of what was flagged VLM_Incorrect, removed or moved, to learn from",
     "check_endpoints": "try the model servers, the settings and the connection to Stash; writes nothing",
 }
 """Mode → what it does, for the help text. The modes a task of Stash can name are the same."""

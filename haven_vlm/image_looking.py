@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 from haven_vlm.applying import Applier
-from haven_vlm.errors import MediaUnreachable, MediaUnreadable
-from haven_vlm.facts import Frame, Kind, MediaFile, Medium, TagRef
+from haven_vlm.errors import MediaUnreadable
+from haven_vlm.facts import Frame, Kind, Medium, TagRef
 from haven_vlm.image_engine import ImageEngine, ImageJob
-from haven_vlm.location import Location
 from haven_vlm.marks import Marks
+from haven_vlm.media_access import OpenVideo, opened_video, still_place, suffix_of
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import (
     Analysis,
@@ -26,10 +25,6 @@ from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import StashCollections
 from haven_vlm.still_reading import StillPlace
 from haven_vlm.stills import ONE_PICTURE_SUFFIXES, STILL_SUFFIXES, picture_key, pieces_of
-from haven_vlm_utility import map_path
-
-OpenVideo = Callable[[Sequence[Location], Preparation], AbstractAsyncContextManager[FrameReader]]
-"""Where the bytes are, best first; preparation → a reader."""
 
 
 class Stills(Protocol):
@@ -93,7 +88,7 @@ class ImageLooker:
             raise MediaUnreadable("it has no file")
         local_only |= self._local_only_id in medium.tag_ids or not self._settings.allow_remote_media
         file = medium.files[0]
-        if file.is_video and _suffix(file) not in STILL_SUFFIXES:
+        if file.is_video and suffix_of(file) not in STILL_SUFFIXES:
             self._engine.skip()
             return await self._clip(medium, local_only)
         try:
@@ -105,20 +100,14 @@ class ImageLooker:
 
     def _still_job(self, medium: Medium, local_only: bool) -> ImageJob:
         file, moments = medium.files[0], self._settings.image_moments
-
-        def served(copy: Literal["image", "thumbnail"]) -> tuple[str, dict[str, str]]:
-            if copy == "thumbnail":
-                return self._gateway.thumbnail_url(medium.id)
-            return self._gateway.stream_url(Kind.IMAGE, medium.id)
-
-        place = StillPlace.of(file, self._settings.path_mutation, served)
+        place = still_place(medium, gateway=self._gateway, settings=self._settings)
         whole = file.width_px > 0 and pieces_of(file.width_px, file.height_px, moments) == 1
         return ImageJob(
             label=medium.label,
             identity=file.identity,
             picture=picture_key(self._preparation),
             read=lambda: self._stills.read(place),
-            single=whole and not file.is_video and _suffix(file) in ONE_PICTURE_SUFFIXES,
+            single=whole and not file.is_video and suffix_of(file) in ONE_PICTURE_SUFFIXES,
             local_only=local_only,
         )
 
@@ -138,35 +127,14 @@ class ImageLooker:
                 )
             )
 
-    @asynccontextmanager
-    async def _open(self, medium: Medium) -> AsyncIterator[FrameReader]:
-        """Open a clip by its path here, else as Stash serves it."""
-        path = map_path(medium.files[0].path, self._settings.path_mutation)
-        url, headers = self._gateway.stream_url(Kind.IMAGE, medium.id)
-        locations = [Location(path), Location(url, headers)]
-        if not await asyncio.to_thread(_is_file, path):
-            locations = locations[1:]
-        async with AsyncExitStack() as stack:
-            try:
-                reader = await stack.enter_async_context(self._open_video(locations, self._preparation))
-            except MediaUnreachable as exc:
-                here = "" if len(locations) > 1 else f"{path} is not on this machine, and "
-                raise MediaUnreachable(
-                    f"its file cannot be read: {here}{exc} If this machine knows the folder by another path, "
-                    "set path_mutation."
-                ) from exc
-            yield reader
-
-
-def _suffix(file: MediaFile) -> str:
-    return PurePosixPath(file.path.replace("\\", "/")).suffix.lower()
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return Path(path).is_file()
-    except ValueError:  # a zero byte in it
-        return False
+    def _open(self, medium: Medium) -> AbstractAsyncContextManager[FrameReader]:
+        return opened_video(
+            medium,
+            gateway=self._gateway,
+            settings=self._settings,
+            open_video=self._open_video,
+            preparation=self._preparation,
+        )
 
 
 class TagsInStash:

@@ -11,10 +11,11 @@ from haven_vlm.batch_writing import BatchWriter
 from haven_vlm.facts import Kind, Prompt, TagRef, Term
 from haven_vlm.galleries import GalleryRun, GalleryWork
 from haven_vlm.image_engine import ImageEngine
-from haven_vlm.image_looking import ImageLooker, OpenVideo, TagsInStash
+from haven_vlm.image_looking import ImageLooker, TagsInStash
 from haven_vlm.images import ImageRun, ImageWork
 from haven_vlm.journal import Journal
 from haven_vlm.marks import Marks
+from haven_vlm.media_access import OpenVideo
 from haven_vlm.picture import Preparation
 from haven_vlm.pool_ports import VisionPool
 from haven_vlm.ports import Analyzer, FetchBytes

@@ -25,6 +25,8 @@ _SELECT = (
     " c.marker_id, c.run_id, c.model FROM corrections c LEFT JOIN vocabulary_tags v USING (tag_id)"
 )
 
+_OPEN = "collected_in = '' AND verdict IN ('rejected', 'moved')"
+
 _INSERT = (
     f"INSERT INTO corrections ({_COLUMNS}) VALUES ({', '.join('?' * 15)})"
     " ON CONFLICT (kind, medium_id, tag_id, verdict, before_start_ms, before_end_ms, after_start_ms, after_end_ms)"
@@ -81,10 +83,24 @@ class CorrectionStore:
         }
         return await self._select(conditions, "ORDER BY c.noted_at, c.id")
 
-    async def uncollected(self, *, after_id: int = 0, limit: int = 500) -> list[Correction]:
-        """Rejections and moves that no collection holds yet, by number from the first after `after_id`."""
-        wanted = "c.collected_in = '' AND c.verdict IN ('rejected', 'moved') AND c.id > ?"
-        return await self._select({wanted: after_id}, f"ORDER BY c.id LIMIT {int(limit)}")
+    async def uncollected_media(
+        self, after: tuple[Kind, str] | None = None, limit: int = 500
+    ) -> list[tuple[Kind, str]]:
+        """Media with rejections or moves that no collection holds yet, in pages: `after` is the last one before."""
+        query = (
+            f"SELECT DISTINCT kind, medium_id FROM corrections WHERE {_OPEN} AND (kind, medium_id) > (?, ?)"
+            " ORDER BY kind, medium_id LIMIT ?"
+        )
+        kind, medium_id = after or ("", "")
+        rows = await self.file.read(lambda db: db.execute(query, (str(kind), medium_id, limit)).fetchall())
+        return [(Kind(of), medium) for of, medium in rows]
+
+    async def uncollected(self, kind: Kind, medium_id: str) -> list[Correction]:
+        """Rejections and moves of one medium that no collection holds yet, oldest first."""
+        where = f" WHERE {_OPEN} AND c.kind = ? AND c.medium_id = ? ORDER BY c.id"
+        values = (kind.value, medium_id)
+        rows = await self.file.read(lambda db: db.execute(f"{_SELECT}{where}", values).fetchall())
+        return [_correction(row) for row in rows]
 
     async def collected(self, ids: Iterable[int], folder: str) -> None:
         """Remember that these corrections lie in this collection."""

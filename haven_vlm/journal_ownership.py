@@ -84,6 +84,21 @@ class OwnershipStore:
         rows = await self._file.read(lambda db: db.execute(f"SELECT {columns} FROM owned_markers").fetchall())
         return {row[0]: _marker([*row[:6], json.loads(row[6])]) for row in rows}
 
+    async def origins(self, marker_ids: Collection[str]) -> dict[str, OwnedMarker]:
+        """Markers among these that runs made, as they last left them; also those that are the user's since."""
+        return await self._file.read(lambda db: _origins(db, marker_ids))
+
+    async def owned_media(self, after: tuple[Kind, str] | None = None, limit: int = 500) -> list[tuple[Kind, str]]:
+        """Media with tags or markers of ours, in pages: `after` is the last of the page before."""
+        query = (
+            "SELECT kind, medium_id FROM (SELECT kind, medium_id FROM owned_tags UNION"
+            " SELECT 'scene', scene_id FROM owned_markers) WHERE (kind, medium_id) > (?, ?)"
+            " ORDER BY kind, medium_id LIMIT ?"
+        )
+        kind, medium_id = after or ("", "")
+        rows = await self._file.read(lambda db: db.execute(query, (str(kind), medium_id, limit)).fetchall())
+        return [(Kind(of), medium) for of, medium in rows]
+
     async def note(self, kind: Kind, medium_id: str, findings: Findings, at: float) -> None:
         """Write down what turned out to have changed."""
         await self._file.write(lambda db: _note(db, kind, medium_id, findings, at))
@@ -242,6 +257,19 @@ def _record(db: sqlite3.Connection, kind: Kind, medium_id: str, marker_ids: Coll
     )
 
 
+def _origins(db: sqlite3.Connection, marker_ids: Collection[str]) -> dict[str, OwnedMarker]:
+    found: dict[str, OwnedMarker] = {}
+    columns = "marker_id, scene_id, title, start_ms, end_ms, primary_tag_id, tag_ids, run_id"
+    created = "SELECT marker, owner_run FROM effects WHERE object_id = ? AND change = 'marker_created' ORDER BY id DESC"
+    for marker_id in marker_ids:
+        row = db.execute(f"SELECT {columns} FROM owned_markers WHERE marker_id = ?", (marker_id,)).fetchone()
+        if row is not None:
+            found[marker_id] = OwnedMarker(_marker([*row[:6], json.loads(row[6])]), row[7])
+        elif (row := db.execute(created, (marker_id,)).fetchone()) is not None and row[0]:
+            found[marker_id] = OwnedMarker(_marker(json.loads(row[0])), row[1])
+    return found
+
+
 def _note(db: sqlite3.Connection, kind: Kind, medium_id: str, findings: Findings, at: float) -> None:
     for tag in findings.rejected_tags | findings.dropped_tags:
         db.execute(
@@ -280,7 +308,8 @@ def _finish(db: sqlite3.Connection, plan: OpenPlan, step_id: int, done: Done) ->
         db.execute(disown, (*medium, tag.tag_id))
         changes.append((Change.TAG_REMOVED, tag.tag_id, tag.run_id, tag.role, None))
     for new, marker in done.created:
-        _own_marker(db, marker, new.run_id)
+        if new.run_id:  # else it is the user's, and comes back as such
+            _own_marker(db, marker, new.run_id)
         if new.restores:
             db.execute(
                 "UPDATE effects SET object_id = ?"
@@ -290,7 +319,8 @@ def _finish(db: sqlite3.Connection, plan: OpenPlan, step_id: int, done: Done) ->
         changes.append((Change.MARKER_CREATED, marker.id, new.run_id, Role.RESULT, marker))
     for owned in done.destroyed:
         db.execute("DELETE FROM owned_markers WHERE marker_id = ?", (owned.marker.id,))
-        changes.append((Change.MARKER_REMOVED, owned.marker.id, owned.run_id, Role.RESULT, owned.marker))
+        role = Role.RESULT if owned.run_id else Role.THEIRS
+        changes.append((Change.MARKER_REMOVED, owned.marker.id, owned.run_id, role, owned.marker))
     if plan.purpose == "apply":
         db.executemany(
             "INSERT INTO effects (run_id, kind, medium_id, change, object_id, owner_run, role, marker)"

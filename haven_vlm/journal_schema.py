@@ -111,7 +111,7 @@ MIGRATIONS = (
             " noted_at REAL NOT NULL, tag TEXT NOT NULL, identity TEXT NOT NULL, marker_id TEXT NOT NULL,"
             " run_id INTEGER, model TEXT NOT NULL, collected_in TEXT NOT NULL DEFAULT '',"
             " UNIQUE (kind, medium_id, tag_id, verdict, before_start_ms, before_end_ms, after_start_ms, after_end_ms))",
-            "CREATE INDEX corrections_uncollected ON corrections (id) WHERE collected_in = ''",
+            "CREATE INDEX corrections_uncollected ON corrections (kind, medium_id) WHERE collected_in = ''",
             "CREATE TABLE vocabulary_tags (tag_id TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID",
             # of rejected spans nobody wrote down which were deleted and which moved: those teach nothing
             "INSERT INTO corrections (kind, medium_id, verdict, source, tag_id, before_start_ms, before_end_ms,"

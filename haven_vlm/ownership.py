@@ -55,6 +55,7 @@ class OwnedMarker:
 
     marker: Marker
     run_id: int
+    """The run that made it; 0: it is the user's since they flagged it, and removed at their word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,13 @@ def _unedited(ours: Marker, now: Marker, around: Now) -> bool:
     # a lost tag leaves nothing behind when it was deleted, one other tag when it was merged; and none when that
     # one is the primary tag
     return had - lost - has <= {now.primary_tag_id} and len(has - had) <= len(lost)
+
+
+def only_flagged(origin: Marker, marker: Marker, flag_id: str) -> bool:
+    """Whether a marker stands as we made it but for a flag: as one of its tags, or in place of its primary one."""
+    primary = origin.primary_tag_id if marker.primary_tag_id == flag_id else marker.primary_tag_id
+    plain = replace(marker, primary_tag_id=primary, tag_ids=tuple(t for t in marker.tag_ids if t != flag_id))
+    return draft_of(plain) == draft_of(origin)
 
 
 def rejection(marker: Marker) -> RejectedSpan:

@@ -18,6 +18,7 @@ from haven_vlm.journal import Journal
 from haven_vlm.lanes import LaneTag, lanes_of, samples_at
 from haven_vlm.live_files import FILES
 from haven_vlm.location import Location
+from haven_vlm.media_access import locations_of
 from haven_vlm.page_data import (
     MAX_THUMBNAILS,
     SCHEMA,
@@ -34,7 +35,6 @@ from haven_vlm.picture import Preparation
 from haven_vlm.ports import AnswerKey, FrameReader
 from haven_vlm.prompts import build_prompt
 from haven_vlm.reviewing import MAX_DECISIONS, Reviewer
-from haven_vlm.scene_file import locations_of
 from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import StashReviewing
 from haven_vlm.timeline import conclude

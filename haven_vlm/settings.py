@@ -303,6 +303,12 @@ class Settings(Section):
     )
     select_limit: int | None = Field(None, ge=1, description="So many in one run at most.")
 
+    remove_incorrect_markers: bool = Field(
+        False,
+        description="Collect Incorrect Markers also removes what carries `incorrect_tag`, where it is the connector's "
+        "and otherwise unchanged. Undo brings it back.",
+    )
+
     # names in Stash
     parent_tag: str = Field("VLM", min_length=1, description="Parent of the tags the connector creates.")
     trigger_tag: str = Field("VLM_TagMe", min_length=1, description="Marks what shall be looked at.")

@@ -122,6 +122,10 @@ class StashCollections(StashGateway, Protocol):
         """All markers that have this very tag as their primary tag or among the others, ascending by id."""
         ...
 
+    async def untag_markers(self, ids: Collection[str], tag_id: str, *, primary_tag_id: str | None = None) -> None:
+        """Take a tag off markers; those that are gone do not matter. `primary_tag_id`: their new primary tag."""
+        ...
+
     def thumbnail_url(self, image_id: str) -> tuple[str, dict[str, str]]:
         """Address of Stash's small copy of an image, made when it is asked for; and headers, as `stream_url`."""
         ...

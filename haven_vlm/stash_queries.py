@@ -58,6 +58,9 @@ MARKERS_BY_ID = f"""query HavenMarkers($ids: [ID!]!) {{
 MARKER_UPDATE = """mutation HavenMarkerUpdate($input: SceneMarkerUpdateInput!) {
   sceneMarkerUpdate(input: $input) { id }
 }"""
+MARKERS_UPDATE = """mutation HavenMarkersChange($input: BulkSceneMarkerUpdateInput!) {
+  bulkSceneMarkerUpdate(input: $input) { id }
+}"""
 SCENE_MARKERS = f"query HavenSceneMarkers($id: ID!) {{ findScene(id: $id) {{ scene_markers {{ {MARKER} }} }} }}"
 
 _BULK = {

@@ -18,6 +18,7 @@ from haven_vlm.stash_queries import (
     MARKER_UPDATE,
     MARKERS_BY_ID,
     MARKERS_DESTROY,
+    MARKERS_UPDATE,
     SCENE_MARKERS,
     TAG_CREATE,
     TAGS_DESTROY,
@@ -415,6 +416,21 @@ def tag_marker(talk: Talk, marker_id: str, tag_id: str) -> None:
         raise StashGone(f"no such marker in Stash: {marker_id}", ids=(marker_id,))
     if tag_id not in (marker.primary_tag_id, *marker.tag_ids):
         talk.run(MARKER_UPDATE, {"input": {"id": marker_id, "tag_ids": [*marker.tag_ids, tag_id]}})
+
+
+def untag_markers(talk: Talk, ids: Collection[str], tag_id: str, *, primary_tag_id: str | None = None) -> None:
+    """Take a tag off these markers; other tags stay, and markers that are gone already do not matter.
+
+    Args:
+        primary_tag_id: what the markers' primary tag becomes; None: it stays.
+    """
+    change: dict[str, Any] = {"tag_ids": {"ids": [tag_id], "mode": "REMOVE"}}
+    if primary_tag_id is not None:
+        change["primary_tag_id"] = primary_tag_id
+    for piece in chunked([i for i in dict.fromkeys(ids) if is_id(i)], MARKERS_PER_DOCUMENT):
+        there = list(markers_by_id(talk, piece))
+        if there:
+            talk.run(MARKERS_UPDATE, {"input": {"ids": there, **change}})
 
 
 def _one_by_one(talk: Talk, document: str, ids: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from typing import cast
 
 from haven_vlm.applying import Applier
 from haven_vlm.checking import check_everything, offered, other_servers
+from haven_vlm.collect_task import CollectTask
+from haven_vlm.collecting import summary
 from haven_vlm.errors import ConfigError, LedgerError
 from haven_vlm.facts import Kind, TagRef, Term
 from haven_vlm.files import write_atomically
@@ -20,6 +22,7 @@ from haven_vlm.image_task import ImageTask
 from haven_vlm.journal import Journal
 from haven_vlm.learning import ConfigFile, Learning
 from haven_vlm.marks import Marks, ensure_marks, find_marks
+from haven_vlm.media_access import OpenVideo
 from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.picture import Preparation
 from haven_vlm.pool_ports import VisionEndpoint
@@ -32,7 +35,7 @@ from haven_vlm.stash_ports import StashCollections, StashGateway
 from haven_vlm.task_options import Options
 from haven_vlm.together import Together
 from haven_vlm.undoing import Scope, Undoer, resume_pending
-from haven_vlm.videos import OpenVideo, VideoRun, VideoWork
+from haven_vlm.videos import VideoRun, VideoWork
 from haven_vlm_utility import count_text
 
 log = logging.getLogger(__name__)
@@ -387,6 +390,30 @@ async def _learning(context: TaskContext) -> Learning:
     )
 
 
+async def collect_incorrect_markers(context: TaskContext) -> TaskResult:
+    """Keep pictures and lines of what the user flagged, removed or moved; then clear the flags."""
+    if context.options.ids or context.options.limit or context.options.everything:
+        raise ConfigError("Collect Incorrect Markers takes no ids, limit or everything: it collects all there is.")
+    applier = Applier(context.gateway, context.journal)
+    await _finish_earlier(context, applier)
+    task = CollectTask(
+        settings=context.settings,
+        gateway=context.gateway,
+        journal=context.journal,
+        applier=applier,
+        marks=await ensure_marks(context.gateway, applier, context.run_id, context.settings),
+        progress=context.progress,
+        preparation=context.preparation,
+        open_video=context.open_video,
+        fetch=context.fetch,
+        terms=terms_of(context.settings),
+        vr_tag_id=await _vr_tag_id(context.gateway),
+        run_id=context.run_id,
+    )
+    done, folder = await task.run(context.data_dir / "incorrect", context.now().strftime("%Y-%m-%dT%H%M%S"))
+    return TaskResult(summary(done, str(folder)), ok=not (done.problems or done.settled.problems))
+
+
 async def check_endpoints(context: TaskContext) -> TaskResult:
     """Try every endpoint, Stash, some files, ledger and disk, and say what works and what to mend."""
     findings = await check_everything(
@@ -411,6 +438,7 @@ TASKS: Mapping[str, Task] = {
     "undo": undo,
     "find_marker_settings": find_marker_settings,
     "evaluate": evaluate,
+    "collect_incorrect_markers": collect_incorrect_markers,
     "check_endpoints": check_endpoints,
 }
 """Mode → task."""

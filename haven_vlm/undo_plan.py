@@ -89,7 +89,8 @@ def plan_undo(effects: Sequence[Effect], now: Now, ours: Record, *, give_back: b
         if marker_id in ours.markers:
             continue
         draft = draft_of(owned.marker)
-        if is_unwanted(draft, unwanted) or rejection(owned.marker) in ours.rejected_spans:
+        refused = is_unwanted(draft, unwanted) or rejection(owned.marker) in ours.rejected_spans
+        if refused and owned.run_id:  # what was removed at the user's word comes back at their word
             leave.append(draft)
         else:
             new.append(NewMarker(draft, owned.run_id, marker_id))

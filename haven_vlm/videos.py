@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 from haven_vlm.applying import Applier
 from haven_vlm.errors import (
@@ -22,8 +22,8 @@ from haven_vlm.errors import (
     StashUnauthorized,
 )
 from haven_vlm.facts import Kind, MarkerDraft, Medium, Outcome, TagRef
-from haven_vlm.location import Location
 from haven_vlm.marks import Marks
+from haven_vlm.media_access import OpenVideo, opened_video, preparation_for
 from haven_vlm.ownership import Desired
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import (
@@ -36,16 +36,12 @@ from haven_vlm.privacy import redact
 from haven_vlm.progress import Progress
 from haven_vlm.reports import MediumReport, Status, WorkResult
 from haven_vlm.run_lock import Claims
-from haven_vlm.scene_file import locations_of
 from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import StashGateway
 from haven_vlm.timeline import Findings, conclude
 from haven_vlm_utility import first_error
 
 log = logging.getLogger(__name__)
-
-OpenVideo = Callable[[Sequence[Location], Preparation], AbstractAsyncContextManager[FrameReader]]
-"""Where the bytes are, best first; preparation → a reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +160,7 @@ class VideoRun:
 
     def _job(self, medium: Medium, lane: str) -> VideoJob:
         work, file = self._work, medium.files[0]
-        preparation = self._preparation(medium)
+        preparation = preparation_for(medium, work.preparation, vr_tag_id=work.vr_tag_id)
         local_only = work.marks.local_only.id in medium.tag_ids or not work.settings.allow_remote_media
         return VideoJob(
             lane=lane,
@@ -177,31 +173,15 @@ class VideoRun:
             known_times_only=work.recall,
         )
 
-    def _preparation(self, medium: Medium) -> Preparation:
-        """How its pictures are made: a scene with Stash's VR tag is one, whatever its file says."""
+    def _open(self, medium: Medium, preparation: Preparation) -> AbstractAsyncContextManager[FrameReader]:
         work = self._work
-        is_vr = bool(work.vr_tag_id) and work.vr_tag_id in medium.tag_ids
-        return replace(work.preparation, projection="vr") if is_vr else work.preparation
-
-    @asynccontextmanager
-    async def _open(self, medium: Medium, preparation: Preparation) -> AsyncIterator[FrameReader]:
-        """Open the scene's file by its path here, else through Stash's own stream.
-
-        Raises:
-            MediaError: neither works; says why.
-        """
-        work = self._work
-        path, locations = await locations_of(medium, work.gateway, work.settings)
-        async with AsyncExitStack() as stack:
-            try:
-                reader = await stack.enter_async_context(work.open_video(locations, preparation))
-            except MediaUnreachable as exc:
-                here = "" if len(locations) > 1 else f"{path} is not on this machine, and "
-                raise MediaUnreachable(
-                    f"its file cannot be read: {here}{exc} If this machine knows the folder by another path, "
-                    f"set path_mutation."
-                ) from exc
-            yield reader
+        return opened_video(
+            medium,
+            gateway=work.gateway,
+            settings=work.settings,
+            open_video=work.open_video,
+            preparation=preparation,
+        )
 
     async def _write(self, medium: Medium, analysis: Analysis, findings: Findings) -> MediumReport:
         work, settings = self._work, self._work.settings

@@ -17,21 +17,22 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "contracts and pure logic",
         """ports pool_ports stash_ports settings prompts replies several progress reports page_data spans refinement
         shots sampling timeline resilience budget concurrency stations confidence framing tone privacy endpoint_faults
-        corrections ownership undo_plan lanes agreement reviewed marker_search yaml_edit tuning tuning_text
+        corrections collection ownership undo_plan lanes agreement reviewed marker_search yaml_edit tuning tuning_text
         evaluating selection task_options together stash_address stash_faults stash_queries""",
     ),
     (
         "adapters",
         """haven_vlm_config haven_media_handler bootstrap files settings_file run_lock own_thread crew zips
-        live live_files live_status live_runs scene_file stash_transport stash_writes stash_wire stash_log
+        live live_files live_status live_runs stash_transport stash_writes stash_wire stash_log
         opening picture container decoding frame_image ffmpeg_cli media reading fetching stills still_reading
+        media_access collection_files
         chat endpoint_troubles endpoint_transport server_survey model_choice capability judging endpoint
         journal journal_answers journal_corrections journal_damage journal_ownership journal_runs journal_schema
         journal_spending journal_thread""",
     ),
     ("services", "scheduling pool_member outage settling multiplexer applying undoing reviewing batch_writing marks"),
     ("engines", "haven_vlm_engine video_look image_engine image_looking"),
-    ("runs", "evidence learning videos images galleries image_task"),
+    ("runs", "evidence learning videos images galleries image_task flags collection_pictures collecting collect_task"),
     ("tasks", "tasks checking page_operations"),
     ("edge", "haven_vlm_connector command_line"),
 )

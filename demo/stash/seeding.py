@@ -215,6 +215,11 @@ class Library:
             self._tag("scene_markers_tags", "scene_marker_id", marker_id, tags)
             return marker_id
 
+    def tag_marker(self, marker_id: int, *tags: TagRef) -> None:
+        """Add tags to a marker, beside its primary one."""
+        with self.store.transaction():
+            self._tag("scene_markers_tags", "scene_marker_id", marker_id, tags)
+
     def tag_scene(self, scene_id: int, *tags: TagRef) -> None:
         """Add tags behind the client's back; `updated_at` moves."""
         self._retag("scenes", "scene_id", scene_id, tags, "ADD")

@@ -74,6 +74,9 @@ class Gateway(FakeGateway):
     async def markers_with_tag(self, tag_id: str) -> list[Marker]:
         raise NotImplementedError
 
+    async def untag_markers(self, ids: Collection[str], tag_id: str, *, primary_tag_id: str | None = None) -> None:
+        raise NotImplementedError
+
     def thumbnail_url(self, image_id: str) -> tuple[str, dict[str, str]]:
         raise NotImplementedError
 

@@ -159,15 +159,27 @@ async def test_what_is_collected_is_remembered(journal: Journal) -> None:
     moved = replace(WRONG, verdict=Verdict.MOVED, after=(5, 6))
     right = replace(WRONG, verdict=Verdict.CONFIRMED)
     await journal.corrections.record(WRONG, moved, right)
-    first, second = await journal.corrections.uncollected()
+    store = journal.corrections
+    first, second = await store.uncollected(Kind.SCENE, "7")
     assert (first.verdict, second.verdict) == (Verdict.REJECTED, Verdict.MOVED)
-    assert await journal.corrections.uncollected(after_id=first.id, limit=1) == [second]
-    await journal.corrections.collected([first.id], "2026-01-01")
-    await journal.corrections.record(WRONG)
-    assert await journal.corrections.uncollected() == [second]
+    await store.collected([first.id], "2026-01-01")
+    await store.record(WRONG)
+    assert await store.uncollected(Kind.SCENE, "7") == [second]
+    assert await store.uncollected_media() == [(Kind.SCENE, "7")]
     assert await journal.corrections.find(WRONG) == (first.id, "2026-01-01")
     assert await journal.corrections.find(moved) == (second.id, "")
     assert await journal.corrections.find(replace(WRONG, medium_id="8")) is None
+
+
+async def test_media_with_something_to_collect_come_in_pages(journal: Journal) -> None:
+    store = journal.corrections
+    await store.record(*(replace(WRONG, medium_id=str(n)) for n in (1, 2, 10)))
+    await store.record(replace(WRONG, kind=Kind.IMAGE, before=None), replace(WRONG, before=(7, 8), medium_id="2"))
+    seen = [(Kind.IMAGE, "7")]
+    assert await store.uncollected_media(limit=1) == seen
+    while page := await store.uncollected_media(seen[-1], limit=2):
+        seen += page
+    assert seen[1:] == [(Kind.SCENE, "1"), (Kind.SCENE, "10"), (Kind.SCENE, "2")]
 
 
 async def test_corrections_outlive_pruning_and_undo(made: League, scene: Medium, running: Process) -> None:
