@@ -61,7 +61,8 @@ def plan_undo(effects: Sequence[Effect], now: Now, ours: Record, *, give_back: b
     Args:
         effects: newest first.
         give_back: False when a later run, which is not undone, wrote to the medium too: what it found stands in
-            place of what was removed, so nothing comes back.
+            place of what was removed, so nothing comes back; but markers that were removed at the user's word, which
+            no run makes again.
     """
     tags: dict[str, OwnedTag] = {i: ours.tags.get(i, OwnedTag(i, 0, Role.THEIRS)) for i in now.medium.tag_ids}
     markers = dict(ours.markers)
@@ -74,7 +75,7 @@ def plan_undo(effects: Sequence[Effect], now: Now, ours: Record, *, give_back: b
         elif effect.change is Change.MARKER_CREATED:
             if markers.pop(effect.object_id, None) is None and effect.marker is not None:
                 unwanted.append(rejection(effect.marker))  # the user edited or deleted it: that is their word on it
-        elif not give_back:
+        elif not give_back and not (effect.change is Change.MARKER_REMOVED and effect.role is Role.THEIRS):
             continue
         elif effect.change is Change.TAG_REMOVED:
             barred = effect.object_id in now.lost_tags or effect.object_id in ours.rejected_tags
