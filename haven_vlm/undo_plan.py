@@ -66,6 +66,7 @@ def plan_undo(effects: Sequence[Effect], now: Now, ours: Record, *, give_back: b
     """
     tags: dict[str, OwnedTag] = {i: ours.tags.get(i, OwnedTag(i, 0, Role.THEIRS)) for i in now.medium.tag_ids}
     markers = dict(ours.markers)
+    standing = frozenset(m.id for m in now.markers)  # what came back has its new id in the effect, too
     unwanted: list[RejectedSpan] = []
     for effect in effects:
         if effect.change is Change.TAG_ADDED:
@@ -81,7 +82,7 @@ def plan_undo(effects: Sequence[Effect], now: Now, ours: Record, *, give_back: b
             barred = effect.object_id in now.lost_tags or effect.object_id in ours.rejected_tags
             if not barred and effect.object_id not in tags:
                 tags[effect.object_id] = OwnedTag(effect.object_id, effect.owner_run, effect.role)
-        elif effect.marker is not None and effect.object_id not in markers:
+        elif effect.marker is not None and effect.object_id not in markers and effect.object_id not in standing:
             marker = replace(effect.marker, id=effect.object_id, scene_id=now.medium.id)
             if not {marker.primary_tag_id, *marker.tag_ids} & now.lost_tags:
                 markers[effect.object_id] = OwnedMarker(marker, effect.owner_run)
@@ -99,7 +100,7 @@ def plan_undo(effects: Sequence[Effect], now: Now, ours: Record, *, give_back: b
         new=new,
         add=[t for i, t in sorted(tags.items()) if i not in now.medium.tag_ids],
         old=[m for i, m in ours.markers.items() if i not in markers],
-        standing=frozenset(m.id for m in now.markers),
+        standing=standing,
     )
     over = tuple(t for i, t in sorted(ours.tags.items()) if i not in tags)
     last = Step(Action.REMOVE_TAGS, tags=over) if over else None
