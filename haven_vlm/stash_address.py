@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from haven_vlm.errors import ConfigError, WireError
 
 DEFAULT_PORT = 9999
-_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104
+_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 """Addresses a server listens on that nobody can connect to (on every system), and what to use instead."""
 _HEADER_SAFE = re.compile(r"[!-~]+")
 """Visible ASCII: what a key or a cookie consists of. Anything else could break out of its header."""
