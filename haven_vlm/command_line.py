@@ -87,6 +87,10 @@ examples:
   through Stash, which is slower):
     %(prog)s tag_videos --stash http://nas:9999 --map /data=/mnt/videos
 
+  the fifty newest scenes that have not been looked at, but for some:
+    %(prog)s tag_videos --stash http://nas:9999 --select untagged --order newest --limit 50 \\
+      --skip-organized --skip-tag Private --skip-studio "Some Studio" --skip-path /data/archive
+
   two model servers, the fast one with more of the work; two tags; the first ten scenes; write nothing:
     %(prog)s preview --stash http://nas:9999 --limit 10 --tags "Foul, Dunk" \\
       --endpoint "http://gpu:8080/v1 weight=5" --endpoint "http://mac:1234/v1 weight=2"
@@ -125,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("mode", type=_mode, choices=MODES, metavar="MODE", help="what to do; see below")
     _add_connection(made.add_argument_group("Stash"))
     _add_work(made.add_argument_group("what to work on"))
+    _add_selection(made.add_argument_group("which of them, for tag_videos, tag_images and preview"))
     _add_settings(made.add_argument_group("settings of this run"))
     _add_output(made.add_argument_group("output"))
     return made
@@ -152,6 +157,50 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--everything", action="store_true", help="update: all media tagged before; undo: all runs")
     group.add_argument("--apply", action="store_true", help="find_marker_settings: put the proposal into effect")
     group.add_argument("--run", type=int, metavar="N", help="undo: this run instead of the last")
+
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--select", choices=("tagged", "untagged"),
+        help="untagged: everything that has not been looked at yet, but for what is skipped; tagged (default): what "
+        "carries VLM_TagMe",
+    )  # fmt: skip
+    group.add_argument("--skip-organized", action="store_true", help="leave out what is marked as organised")
+    group.add_argument(
+        "--skip-tag", action="append", default=[], metavar="NAME", help="leave out what has this tag; repeatable"
+    )
+    group.add_argument(
+        "--skip-path", action="append", default=[], metavar="FOLDER",
+        help="leave out what lies in this folder, as Stash names it; repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--skip-studio", action="append", default=[], metavar="NAME",
+        help="leave out this studio and those below it; repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--order",
+        choices=("oldest", "newest", "shortest"),
+        help="what comes first; with --limit also what comes at all",
+    )
+
+
+def _selection(options: argparse.Namespace) -> dict[str, object]:
+    """The selection as settings.
+
+    Raises:
+        ConfigError: something is to be left out of what was tagged by hand.
+    """
+    chosen: dict[str, object] = {"select": options.select, "select_order": options.order}
+    chosen |= {"skip_tags": options.skip_tag, "skip_paths": options.skip_path, "skip_studios": options.skip_studio}
+    if options.skip_organized:
+        chosen["skip_organized"] = True
+    skipping = [f"--{key[:-1].replace('_', '-')}" for key in ("skip_tags", "skip_paths", "skip_studios") if chosen[key]]
+    skipping += ["--skip-organized"] if options.skip_organized else []
+    if skipping and options.select == "tagged":
+        raise ConfigError(f"{', '.join(skipping)}: what you tagged by hand is never skipped; use --select untagged")
+    if skipping and options.select is None:
+        chosen["select"] = "untagged"
+    return {key: value for key, value in chosen.items() if value}
 
 
 def _add_settings(group: argparse._ArgumentGroup) -> None:
@@ -251,6 +300,7 @@ def _arguments(options: argparse.Namespace) -> dict[str, object]:
         arguments["endpoints"] = "; ".join(options.endpoint)
     if options.tags is not None:
         arguments["tag_list"] = options.tags
+    arguments |= _selection(options)
     if options.map:
         arguments["path_mutation"] = dict(options.map)
     return arguments

@@ -57,6 +57,26 @@ def test_a_command_becomes_what_stash_would_have_sent(tmp_path: Path) -> None:
     }
 
 
+def test_a_selection_becomes_settings() -> None:
+    made = call(
+        "tag_videos --stash nas --select untagged --skip-organized --skip-tag Private --skip-tag 'Do not touch' "
+        "--skip-path /data/archive --skip-studio 'Some Studio' --order newest --limit 50"
+    )
+    assert made.args == {
+        "select": "untagged",
+        "skip_organized": True,
+        "skip_tags": ["Private", "Do not touch"],
+        "skip_paths": ["/data/archive"],
+        "skip_studios": ["Some Studio"],
+        "select_order": "newest",
+        "limit": 50,
+    }
+    assert call("tag_videos --stash nas --skip-tag Private").args["select"] == "untagged"
+    assert call("tag_videos --stash nas").args == {}
+    with pytest.raises(ConfigError, match="--skip-tag, --skip-organized: what you tagged by hand"):
+        call("tag_videos --stash nas --select tagged --skip-organized --skip-tag Private")
+
+
 def test_a_certificate_is_verified_unless_told_otherwise() -> None:
     assert call("undo --stash https://nas").connection.verify_tls
     assert not call("undo --stash https://nas --any-certificate").connection.verify_tls

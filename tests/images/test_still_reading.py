@@ -19,7 +19,7 @@ from haven_vlm.fetching import http_fetch
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import FetchBytes
 from haven_vlm.still_reading import StillPlace, StillReader, _Budget
-from tests.images.oddities import encoded, halves, heic, raw_entry
+from tests.images.oddities import encoded, halves, heic, jxl, raw_entry
 
 SMALL = Preparation(max_side_px=128)
 JPEG = encoded(halves(), "JPEG")
@@ -78,13 +78,14 @@ async def test_what_is_missing_here_comes_from_stash(tmp_path: Path) -> None:
     assert copies.asked == ["image", "image"]
 
 
-async def test_a_format_unknown_here_comes_as_stashs_thumbnail(tmp_path: Path) -> None:
-    (tmp_path / "a.heic").write_bytes(heic())
+@pytest.mark.parametrize(("name", "content"), [("a.heic", heic()), ("a.jxl", jxl())])
+async def test_a_format_unknown_here_comes_as_stashs_thumbnail(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
     copies = Copies(thumbnail=JPEG)
-    assert await read(StillPlace(str(tmp_path / "a.heic"), served=copies.served), copies) == 1
+    assert await read(StillPlace(str(tmp_path / name), served=copies.served), copies) == 1
     assert copies.asked == ["thumbnail"]
-    copies = Copies(image=heic(), thumbnail=JPEG)
-    assert await read(StillPlace("/none/a.heic", served=copies.served), copies) == 1
+    copies = Copies(image=content, thumbnail=JPEG)
+    assert await read(StillPlace(f"/none/{name}", served=copies.served), copies) == 1
     assert copies.asked == ["image", "thumbnail"]
 
 
