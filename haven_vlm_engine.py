@@ -29,7 +29,7 @@ from haven_vlm.ports import (
     TermwiseAnswers,
     VideoJob,
 )
-from haven_vlm.video_look import Look, OnlyThese, merged
+from haven_vlm.video_look import Look, OnlyThese
 from haven_vlm_utility import clock_text, first_error
 
 log = logging.getLogger(__name__)
@@ -85,23 +85,15 @@ class BuiltInEngine:
 
     async def analyse(self, job: VideoJob) -> Analysis:
         """See `Analyzer.analyse`."""
-        key = AnswerKey(job.identity, job.picture, self._prompt)
-        models = None if self._any_model else self._pool.models
-        known = await self._store.known_partly(key, models)
-        severally: set[int] = set()
         # what several frames were asked at once is good enough where that is wanted, or where nothing else is
-        if self._make_several is not None and (self._most > 1 or job.known_times_only):
-            others = await self._store.known_partly(self._several_key(key), models)
-            for at_ms, other in others.items():
-                if at_ms not in known or known[at_ms].missing:
-                    severally.add(at_ms)
-                    known[at_ms] = merged(known[at_ms], other) if at_ms in known else other
+        in_company = self._most > 1 or job.known_times_only
+        key = AnswerKey(job.identity, job.picture, self._prompt, also_in_company=in_company)
+        known = await self._store.known_partly(key, None if self._any_model else self._pool.models)
         look = Look(
             job=job,
             key=key,
             seen={at_ms: k.sample for at_ms, k in known.items() if not k.missing},
             partly={at_ms: k for at_ms, k in known.items() if k.missing},
-            severally=severally,
         )
         look.reused = len(look.seen)
         try:

@@ -6,8 +6,9 @@
 Every way gives the same: the frame on screen at each wanted time, 640 px wide, as a JPEG of quality 85 (`vlm-engine`
 gives what its extractor gives, made as small). Each run is a process of its own, so that CPU time and peak memory
 (`resource.getrusage`) are its own. All ways have one turn; then ours and the two best others take turns until `--runs`
-is reached or the cell's share of `--minutes` is spent; shown are medians. A way that takes much longer than ours is
-ended and shown as slower than that. `bound` is the CPU time of decoding alone the pictures that exact frames need.
+is reached or the cell's share of `--minutes` is spent; shown are medians. When all minutes are, the rest is left out.
+A way that takes much longer than ours is ended and shown as slower than that. `decoding alone` is the CPU time of
+decoding just the pictures that exact frames need.
 The last line is JSON with the same figures. CPU per frame is the figure that travels between machines.
 """
 
@@ -443,7 +444,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--also", default=sys.executable, help="interpreter that has decord and opencv")
     parser.add_argument("--engine", default=sys.executable, help="interpreter that has vlm-engine")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=11.0, help="no new turns begin after that")
+    parser.add_argument("--minutes", type=float, default=11.0, help="nothing new begins after that")
     parser.add_argument("--only", default="", help="clips whose label holds this text")
     parser.add_argument("--interval", type=int, choices=INTERVALS_S, help="only this one")
     parser.add_argument("--work", nargs=3, metavar=("WAY", "PATH", "TIMES"), help=argparse.SUPPRESS)
@@ -454,11 +455,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     pythons = {way: chosen.also for way in ELSEWHERE} | {"vlm-engine": chosen.engine}
     clips = [(clip, make(clip, chosen.clips)) for clip in CLIPS if chosen.only in clip.label]
-    cells = [(clip, path, i) for clip, path in clips for i in INTERVALS_S if chosen.interval in (None, i)]
+    cells = [(clip, path, i) for i in INTERVALS_S if chosen.interval in (None, i) for clip, path in clips]
     figures: dict[str, Any] = {}
     ends_at = time.monotonic() + 60 * chosen.minutes
     for number, (clip, path, interval_s) in enumerate(cells):
         name = f"{clip.label}, every {interval_s} s"
+        if time.monotonic() > ends_at:
+            print(f"\n{name}: left out, the time is up", flush=True)
+            continue
         print(f"\n{name}", flush=True)
         cell = Cell(path, clip.size[0] * clip.size[1] > LARGE_PX, interval_s, clip.seconds, pythons)
         share_s = (ends_at - time.monotonic()) / (len(cells) - number)

@@ -102,7 +102,7 @@ class Gatherer:
                 if not medium.files or not medium.files[0].duration_s:
                     left_out["Stash does not know how long they are"] += 1
                     continue
-                key = AnswerKey(medium.files[0].identity, self._picture(medium), self._prompt)
+                key = AnswerKey(medium.files[0].identity, self._picture(medium), self._prompt, also_in_company=True)
                 found = await self._scene(medium, medium.files[0].duration_s, key, corrections.get(scene_id, []))
                 if isinstance(found, str):
                     left_out[found] += 1

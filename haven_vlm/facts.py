@@ -74,6 +74,8 @@ class Prompt:
     """Tokens an answer may take, with room to spare; doubled once when an answer is cut."""
     pictures: int = 1
     """Pictures of one question; the answer then speaks of each by its number."""
+    company_wording: str = ""
+    """Of a prompt for one picture: `wording` of the same question about several at once."""
 
 
 @dataclass(frozen=True, slots=True)

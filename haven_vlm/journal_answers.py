@@ -192,6 +192,8 @@ class _Series:
     model: str
     exact: bool
     """Given for exactly this prompt."""
+    alone: bool
+    """Given about each picture by itself."""
     terms: frozenset[int]
     """Those of its terms that the prompt asks about."""
 
@@ -298,15 +300,17 @@ def _relevant(
     """
     asked = frozenset(terms.values())
     found: list[_Series] = []
-    for number, vocabulary, prompt, model in db.execute(
-        "SELECT series.id, series.vocabulary, vocabularies.prompt, models.name FROM files"
+    wording = key.prompt.wording
+    in_company = key.prompt.company_wording if key.also_in_company else wording
+    for number, vocabulary, prompt, model, spoken in db.execute(
+        "SELECT series.id, series.vocabulary, vocabularies.prompt, models.name, wordings.name FROM files"
         " JOIN series ON series.file = files.id"
         " JOIN names AS pictures ON pictures.id = series.picture"
         " JOIN names AS models ON models.id = series.model"
         " JOIN vocabularies ON vocabularies.id = series.vocabulary"
         " JOIN names AS wordings ON wordings.id = vocabularies.wording"
-        " WHERE files.identity = ? AND pictures.name = ? AND wordings.name = ?",
-        (key.identity, key.picture, key.prompt.wording),
+        " WHERE files.identity = ? AND pictures.name = ? AND wordings.name IN (?, ?)",
+        (key.identity, key.picture, wording, in_company),
     ).fetchall():
         if model and models is not None and model not in models:
             continue
@@ -314,8 +318,8 @@ def _relevant(
             row[0] for row in db.execute("SELECT term FROM vocabulary_terms WHERE vocabulary = ?", (vocabulary,))
         )
         if held & asked:
-            found.append(_Series(int(number), model, prompt == key.prompt.key, held & asked))
-    return sorted(found, key=lambda one: (not one.exact, -one.id))
+            found.append(_Series(int(number), model, prompt == key.prompt.key, spoken == wording, held & asked))
+    return sorted(found, key=lambda one: (not one.exact, not one.alone, -one.id))
 
 
 @dataclass(frozen=True, slots=True)

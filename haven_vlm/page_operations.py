@@ -131,7 +131,7 @@ async def _answers(desk: Desk, medium: Medium) -> tuple[dict[int, Sample], dict[
     terms = [Term(t.name, t.definition, t.aliases) for t in settings.tag_list]
     preparation = await _preparation(desk, medium)
     prompt = build_prompt(terms, instructions=settings.instructions)
-    key = AnswerKey(medium.files[0].identity, preparation.key, prompt)
+    key = AnswerKey(medium.files[0].identity, preparation.key, prompt, also_in_company=True)
     known = await desk.journal.known_partly(key, None)
     samples = {at_ms: k.sample for at_ms, k in known.items()}
     failures = {f.at_ms: f.detail or str(f.outcome) for f in await desk.journal.failures(key)}

@@ -106,6 +106,8 @@ class AnswerKey:
     picture: str
     """Key of the picture preparation: size, quality, crop, projection, version."""
     prompt: Prompt
+    also_in_company: bool = False
+    """Answers from questions with several pictures count, too, where there is none about the picture alone."""
 
 
 class AnswerStore(Protocol):

@@ -63,6 +63,7 @@ def build_prompt(terms: Sequence[Term], *, kind: Kind = Kind.SCENE, instructions
         wording=wording,
         key=key,
         max_tokens=_budget(names),
+        company_wording=_digest(WORDING_VERSION, _SEVERAL[kind], _RULES_FOR_SEVERAL, extra),
     )
 
 
@@ -108,7 +109,7 @@ def build_several_prompt(
         "required": numbers,
         "additionalProperties": False,
     }
-    wording = _digest(WORDING_VERSION, subject, _RULES_FOR_SEVERAL, extra)
+    wording = single.company_wording
     key = _digest(wording, *(part for t in terms for part in (t.name, _one_line(t.definition))))
     return Prompt(
         system=f"{subject}\n{_RULES_FOR_SEVERAL}{extra}\n\nTags:\n" + "\n".join(lines),

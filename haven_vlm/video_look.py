@@ -6,9 +6,9 @@ import asyncio
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from haven_vlm.facts import Answer, Frame, Outcome, Sample, Wish
+from haven_vlm.facts import Answer, Frame, Sample, Wish
 from haven_vlm.likeness import same_picture
 from haven_vlm.ports import Analysis, AnswerKey, PartlyKnown, VideoJob
 
@@ -66,7 +66,7 @@ class Look:
     partly: dict[int, PartlyKnown]
     """Moments that were asked about some of the terms only."""
     severally: set[int] = field(default_factory=set)
-    """Moments whose answer came with that of others, from a question with several pictures."""
+    """Moments whose answer came with that of others in this run, from a question with several pictures."""
     waiting: list[Frame] = field(default_factory=list)
     """Frames that wait for company in their question."""
     began_s: float | None = None
@@ -145,15 +145,3 @@ class Look:
             problems=dict(self.problems),
             is_unfinished=self.is_out_of_time,
         )
-
-
-def merged(one: PartlyKnown, other: PartlyKnown) -> PartlyKnown:
-    """What two wordings of the question have brought to light of one moment; of a term both know, the first one's."""
-    if not one.missing or not other.missing:
-        return one if not one.missing else other
-    missing = {t.name for t in one.missing}
-    fresh = {name: sureness for name, sureness in other.sample.tags.items() if name in missing}
-    tags = {**one.sample.tags, **fresh}
-    sample = replace(one.sample, outcome=Outcome.TAGS if tags else Outcome.NONE, tags=tags)
-    still = {t.name for t in other.missing}
-    return PartlyKnown(sample, tuple(t for t in one.missing if t.name in still))

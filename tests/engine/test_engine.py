@@ -90,7 +90,8 @@ class Store:
     async def known_partly(self, key: AnswerKey, models: Collection[str] | None) -> dict[int, PartlyKnown]:
         merged: dict[int, tuple[dict[str, float], set[Term]]] = {}
         for (prompt_key, at_ms), sample in self.rows.items():
-            if sample.outcome.analysed and self.wordings.get(prompt_key, key.prompt.wording) == key.prompt.wording:
+            wordings = {key.prompt.wording, key.prompt.company_wording if key.also_in_company else key.prompt.wording}
+            if sample.outcome.analysed and self.wordings.get(prompt_key, key.prompt.wording) in wordings:
                 tags, terms = merged.setdefault(at_ms, ({}, set()))
                 tags.update(sample.tags)
                 terms.update(self.terms[prompt_key, at_ms])

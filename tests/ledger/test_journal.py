@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from haven_vlm.facts import Answer, Kind, Outcome, Sample, Term
 from haven_vlm.journal import Journal
 from haven_vlm.ownership import Findings
 from haven_vlm.ports import TermwiseAnswers
+from haven_vlm.prompts import build_several_prompt
 from tests.ledger.answers import BLOCK, DUNK, FOUL, MODELS, answer, key
 
 
@@ -306,3 +308,24 @@ def test_any_answers_survive_closing_and_opening(
         assert all((s.outcome is Outcome.TAGS) == bool(s.tags) for s in known.values())
 
     asyncio.run(main())
+
+
+async def test_answers_given_in_company_count_where_wanted_and_where_there_is_no_other(
+    journal: Journal,
+) -> None:
+    alone = key(DUNK, FOUL)
+    either = replace(alone, also_in_company=True)
+    company = replace(alone, prompt=build_several_prompt((DUNK, FOUL), 4))
+    await journal.record(company, at_ms=0, shown_ms=0, answer=answer("Dunk"))
+    await journal.record(company, at_ms=1000, shown_ms=1000, answer=answer("Dunk"))
+    await journal.record(alone, at_ms=1000, shown_ms=1000, answer=answer("Foul"))
+    assert {t: set(s.tags) for t, s in (await journal.known(alone, MODELS)).items()} == {1000: {"Foul"}}
+    known = await journal.known(either, MODELS)
+    assert {t: set(s.tags) for t, s in known.items()} == {0: {"Dunk"}, 1000: {"Foul"}}
+    larger = replace(key(DUNK, FOUL, BLOCK), also_in_company=True)
+    assert {t: k.missing for t, k in (await journal.known_partly(larger, MODELS)).items()} == {
+        0: (BLOCK,),
+        1000: (BLOCK,),
+    }
+    await journal.record(key(BLOCK), at_ms=0, shown_ms=0, answer=answer("Block"))
+    assert set((await journal.known(larger, MODELS))[0].tags) == {"Dunk", "Block"}
