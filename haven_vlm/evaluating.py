@@ -3,7 +3,7 @@
 A frame counts as having a tag when it lies inside a true span; frames nearer to an end than ends are searched for are
 left out, because nobody sets markers that exactly. Frames that took their answer over from a neighbour are left out,
 too: the model was not asked. Spans are what the timeline makes of this model's answers alone with today's settings,
-where they reach over the whole scene.
+in scenes of which it answered nearly all.
 
 Calibration compares how sure the model was with how often it was right, over the frames in which it named a tag: in
 ten bins, and as expected calibration error, the mean distance of the two weighted by the bins' sizes (Guo et al. 2017,
@@ -148,25 +148,23 @@ class ModelScore:
 
 
 def evaluate(
-    by_model: Mapping[str, Sequence[Reviewed]], settings: Settings, *, covers: Callable[[Sequence[int], int], bool]
+    by_model: Mapping[str, Sequence[Reviewed]], settings: Settings, *, covers: Callable[[Reviewed], bool]
 ) -> tuple[ModelScore, ...]:
     """Measure each model on the scenes it has answers for.
 
     Args:
         by_model: name → scenes with its own answers only.
         settings: of today; thresholds decide what counts as named.
-        covers: whether answers at these times reach over a scene of this length.
+        covers: whether the answers say enough about a scene for spans to be made of them.
     """
     return tuple(ModelScore(model, _tags(scenes, settings, covers)) for model, scenes in by_model.items())
 
 
-def _tags(
-    scenes: Sequence[Reviewed], settings: Settings, covers: Callable[[Sequence[int], int], bool]
-) -> tuple[TagScore, ...]:
+def _tags(scenes: Sequence[Reviewed], settings: Settings, covers: Callable[[Reviewed], bool]) -> tuple[TagScore, ...]:
     margin_ms = settings.boundary_tolerance.ms(0)
     verdicts: dict[str, list[Verdict]] = {}
     for scene in scenes:
-        if covers(sorted(scene.samples), scene.duration_ms):
+        if covers(scene):
             found = conclude(scene.samples, scene.duration_ms, settings).spans
             for tag, truth in scene.truth.items():
                 ours = [(s.start_ms, s.end_ms) for s in found if s.tag == tag]

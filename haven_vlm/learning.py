@@ -20,12 +20,13 @@ from haven_vlm.errors import ConfigError
 from haven_vlm.evaluating import as_json as evaluation_json
 from haven_vlm.evaluating import enough_to_say, evaluate
 from haven_vlm.evaluating import table as evaluation_table
-from haven_vlm.evidence import Evidence, Gatherer, covers
+from haven_vlm.evidence import Evidence, Gatherer
 from haven_vlm.facts import Medium, Term
 from haven_vlm.files import write_atomically
 from haven_vlm.journal import Journal
 from haven_vlm.picture import Preparation
 from haven_vlm.prompts import build_prompt
+from haven_vlm.reviewed import Reviewed
 from haven_vlm.settings import Settings, TagTuning
 from haven_vlm.stash_ports import StashCollections
 from haven_vlm.tuning import propose
@@ -36,6 +37,12 @@ from haven_vlm.yaml_edit import KEY, Changes, Value
 from haven_vlm_utility import Length, count_text
 
 log = logging.getLogger(__name__)
+
+TOGETHER = "all together"
+"""Stands for a model in the evaluation, where there are several."""
+
+NEARLY_ALL = 0.9
+"""Share of a scene's moments that a model must have answered before its spans are measured."""
 
 KEPT = 20
 """Reports of each of these tasks that are kept."""
@@ -186,7 +193,14 @@ class Learning:
         if not evidence.scenes:
             return _nothing(evidence)
         by_model = await gatherer.by_model(evidence)
-        scores = await asyncio.to_thread(evaluate, by_model, self.settings, covers=covers)
+        if len(by_model) > 1:
+            by_model[TOGETHER] = evidence.scenes  # what really runs: each frame answered by whoever was free
+        moments = {scene.scene_id: len(scene.samples) for scene in evidence.scenes}
+
+        def enough(scene: Reviewed) -> bool:
+            return len(scene.samples) >= NEARLY_ALL * moments[scene.scene_id]
+
+        scores = await asyncio.to_thread(evaluate, by_model, self.settings, covers=enough)
         self.show(1.0)
         lines = [f"{count_text(len(evidence.scenes), 'scene')} gone through.", *_left_out(evidence)]
         if too_little := enough_to_say(scores):

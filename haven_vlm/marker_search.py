@@ -19,8 +19,8 @@ from haven_vlm.agreement import Stretch, Tally, compare
 from haven_vlm.facts import Span
 from haven_vlm.reviewed import Reviewed, TagTruth
 from haven_vlm.settings import Settings
-from haven_vlm.spans import NO_ERRORS, Errors, Moments, Track, decode, errors, merge, stretches
-from haven_vlm.timeline import Rules, TagRule, related, usual_distance
+from haven_vlm.spans import NO_ERRORS, Errors, decode, errors, merge
+from haven_vlm.timeline import Reading, Rules, TagRule, related
 from haven_vlm_utility import Length
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -76,29 +76,17 @@ class Prepared:
     def __init__(self, scene: Reviewed, settings: Settings) -> None:
         self.scene = scene
         self.rules = Rules.of(settings, scene.duration_ms)
-        self._analysed = [scene.samples[at] for at in sorted(scene.samples) if scene.samples[at].outcome.analysed]
-        self._named = {tag for sample in self._analysed for tag in sample.tags} & self.rules.tags.keys()
-        self._usual = usual_distance(self._analysed, scene.duration_ms)
+        self.reading = Reading(scene.samples, scene.duration_ms)
 
     @cached_property
-    def _moments(self) -> Moments:
-        return Moments(self._analysed)
+    def _errors(self) -> dict[str, Errors]:
+        """With today's settings: what the courses say about the model's errors."""
+        read, courses = self.reading.decoded(self.rules)
+        return {tag: errors(read[tag], course) for tag, course in courses.items()}
 
     @cached_property
-    def _today(self) -> tuple[dict[str, list[Span]], dict[str, Errors]]:
-        """With today's settings: the spans of each tag, before they meet those of others, and the model's errors."""
-        read = {tag: self._moments.track(tag, self.rules.tags[tag].threshold) for tag in sorted(self._named)}
-        courses = decode(read)
-        spans = {
-            tag: merge(self._stretches(tag, read[tag], course, rule.max_gap_ms), rule.max_gap_ms)
-            for tag, course in courses.items()
-            if (rule := self.rules.tags[tag])
-        }
-        return spans, {tag: errors(read[tag], course) for tag, course in courses.items()}
-
-    def _stretches(self, tag: str, track: Track, course: Sequence[bool], gap_ms: int) -> list[Span]:
-        raw = stretches(track, course, self.scene.duration_ms, reach_ms=max(self._usual, gap_ms))
-        return [Span(tag, start, end, sure) for start, end, sure in raw]
+    def _joined(self) -> dict[str, list[Span]]:
+        return self.reading.joined(self.rules)
 
     def found(self, tag: str, threshold: float, gaps: Sequence[Length], least: Sequence[Length]) -> Iterator[_Found]:
         """The tag's spans with this threshold, for each gap and, within it, each shortest marker."""
@@ -115,28 +103,28 @@ class Prepared:
 
     def _by_gap(self, tag: str, threshold: float, gaps_ms: Sequence[int]) -> Iterator[_Found]:
         relations = _has_relations(tag, self.rules)
-        if tag not in self._named:
+        if tag not in self.reading.named:
             spans = self._after_relations(tag, threshold, []) if relations else []
             yield from [tuple((s.start_ms, s.end_ms) for s in spans)] * len(gaps_ms)
             return
-        track = self._moments.track(tag, threshold)
+        track = self.reading.track(tag, threshold)
         (course,) = decode({tag: track}, beside=self._errors_beside(tag)).values()
-        raw = self._stretches(tag, track, course, 0)
+        raw = self.reading.stretches(tag, track, course, 0)
         for gap_ms in gaps_ms:
             if course[0] or course[-1]:  # how far the ends of the medium are depends on the gap
-                raw = self._stretches(tag, track, course, gap_ms)
+                raw = self.reading.stretches(tag, track, course, gap_ms)
             spans = merge(raw, gap_ms)
             if relations:
                 spans = self._after_relations(tag, threshold, spans)
             yield tuple((s.start_ms, s.end_ms) for s in spans)
 
     def _errors_beside(self, tag: str) -> Errors:
-        counts = [c for other, c in self._today[1].items() if other != tag] or [NO_ERRORS]
+        counts = [c for other, c in self._errors.items() if other != tag] or [NO_ERRORS]
         alarms, absent, misses, present = (sum(column) for column in zip(*counts, strict=True))
         return alarms, absent, misses, present
 
     def _after_relations(self, tag: str, threshold: float, spans: list[Span]) -> list[Span]:
-        beside = {other: found for other, found in self._today[0].items() if other != tag}
+        beside = {other: found for other, found in self._joined.items() if other != tag}
         return related({**beside, tag: spans} if spans else beside, self.rules).get(tag, [])
 
 

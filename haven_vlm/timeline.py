@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from haven_vlm.facts import Sample, Span
 from haven_vlm.settings import Settings
-from haven_vlm.spans import decode, merge, stretches, tracks, within, without
+from haven_vlm.spans import Moments, Track, decode, merge, stretches, within, without
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +104,57 @@ def judged(found: Sequence[Span], rules: Rules) -> Findings:
 
 def spans(samples: Mapping[int, Sample], duration_ms: int, rules: Rules) -> list[Span]:
     """All spans, short ones included: ascending by start, inside the medium, disjoint for each tag."""
-    analysed = [samples[at] for at in sorted(samples) if samples[at].outcome.analysed]
-    if not analysed or duration_ms <= 0:
-        return []
-    named = {tag for sample in analysed for tag in sample.tags}
-    read = tracks(analysed, {tag: rule.threshold for tag, rule in rules.tags.items() if tag in named})
-    usual = usual_distance(analysed, duration_ms)
-    by_tag: dict[str, list[Span]] = {}
-    for tag, course in decode(read).items():
-        gap = rules.tags[tag].max_gap_ms
-        raw = stretches(read[tag], course, duration_ms, reach_ms=max(usual, gap))
-        by_tag[tag] = merge((Span(tag, start, end, confidence) for start, end, confidence in raw), gap)
-    by_tag = related(by_tag, rules)
-    return sorted((s for found in by_tag.values() for s in found), key=lambda s: (s.start_ms, s.end_ms, s.tag))
+    return Reading(samples, duration_ms).spans(rules)
 
 
-def usual_distance(analysed: Sequence[Sample], duration_ms: int) -> int:
-    """Milliseconds between analysed samples (ascending by time) that three of four keep."""
+class Reading:
+    """The answers about one medium, prepared once for being read with many rules."""
+
+    def __init__(self, samples: Mapping[int, Sample], duration_ms: int) -> None:
+        self._duration_ms = duration_ms
+        analysed = [samples[at] for at in sorted(samples) if samples[at].outcome.analysed]
+        self.named = {tag for sample in analysed for tag in sample.tags}
+        """Tags that any answer names."""
+        self._usual = _usual_distance(analysed, duration_ms)
+        self._moments = Moments(analysed)
+        self._tracks: dict[tuple[str, float], Track] = {}
+        self._courses: dict[tuple[tuple[str, float], ...], Mapping[str, list[bool]]] = {}
+
+    def track(self, tag: str, threshold: float) -> Track:
+        """What the answers say about a tag."""
+        return self._moments.track(tag, threshold)
+
+    def decoded(self, rules: Rules) -> tuple[dict[str, Track], Mapping[str, list[bool]]]:
+        """Tracks and most likely courses of all tags that are named; remembered for each set of thresholds."""
+        key = tuple((tag, rule.threshold) for tag, rule in rules.tags.items() if tag in self.named)
+        for one in key:
+            if one not in self._tracks:
+                self._tracks[one] = self.track(*one)
+        read = {one[0]: self._tracks[one] for one in key}
+        if key not in self._courses:
+            self._courses[key] = decode(read)
+        return read, self._courses[key]
+
+    def stretches(self, tag: str, track: Track, course: Sequence[bool], gap_ms: int) -> list[Span]:
+        """The stretches of one tag's course, not joined yet. What a gap may hide, the medium's ends may, too."""
+        raw = stretches(track, course, self._duration_ms, reach_ms=max(self._usual, gap_ms))
+        return [Span(tag, start, end, confidence) for start, end, confidence in raw]
+
+    def joined(self, rules: Rules) -> dict[str, list[Span]]:
+        """The spans of each tag, before they meet those of others."""
+        if self._duration_ms <= 0:
+            return {}
+        read, courses = self.decoded(rules)
+        gaps = {tag: rules.tags[tag].max_gap_ms for tag in courses}
+        return {tag: merge(self.stretches(tag, read[tag], c, gaps[tag]), gaps[tag]) for tag, c in courses.items()}
+
+    def spans(self, rules: Rules) -> list[Span]:
+        """See the function `spans`."""
+        by_tag = related(self.joined(rules), rules)
+        return sorted((s for found in by_tag.values() for s in found), key=lambda s: (s.start_ms, s.end_ms, s.tag))
+
+
+def _usual_distance(analysed: Sequence[Sample], duration_ms: int) -> int:
     distances = sorted(b.at_ms - a.at_ms for a, b in pairwise(analysed))
     return distances[len(distances) * 3 // 4] if distances else duration_ms
 

@@ -2,13 +2,14 @@
 
 Scenes are dealt into folds. The search fits each tag to all scenes, and for each fold to all the others; what the
 latter gives on the fold itself is how well fitted settings do on scenes they have never seen. A tag gets a proposal
-only if there is enough to go by, if it fits better, and if held-out scenes do not get worse, neither in this tag nor
+only if there is enough to go by, if it fits better, if held-out scenes get clearly better in this tag, and not worse
 in all tags together. All figures come from reading whole scenes with the proposed settings, as an update will. With
 fewer than five scenes, stretches of scenes take their place.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from haven_vlm.agreement import Stretch, Tally, Verdict, compare
 from haven_vlm.marker_search import AS_GOOD, Choice, Part, Prepared, Search
 from haven_vlm.reviewed import Reviewed
 from haven_vlm.settings import Settings
-from haven_vlm.timeline import judged, spans
+from haven_vlm.timeline import judged
 from haven_vlm_utility import Length, count_text
 
 FOLDS = 5
@@ -24,7 +25,10 @@ LEAST_SPANS, LEAST_PARTS = 5, 3
 """A tag needs so many spans (true ones, and found ones that are not), in so many scenes or stretches of scenes."""
 
 LEAST_GAIN = 0.01
-"""Mean IoU by which all scenes together must fit better."""
+"""Mean IoU by which all scenes together must fit better, and what was held out, too."""
+
+CLEAR = 2.0
+"""Standard errors by which held-out scenes must gain: a hand that errs at random is fitted by chance, too."""
 
 REQUIRED_S = (0, 1, 2, 3, 5, 8, 10, 15, 20, 30, 45, 60, 90, 120)
 LEAST_MISTAKEN = 2
@@ -224,6 +228,13 @@ class _Tuning:
             elif gain(c) < LEAST_GAIN:
                 c.refuse(f"hardly better: mean IoU +{max(0.0, gain(c)):.3f}", fitted[c.tag], held_out[c.tag])
                 refused = True
+            elif would - was < max(LEAST_GAIN, CLEAR * self._standard_error(c, standing)):
+                c.refuse(
+                    f"on what was held out it is not clearly better: mean IoU {was:.2f} → {would:.2f}, which may be "
+                    "chance",
+                    fitted[c.tag], held_out[c.tag],
+                )  # fmt: skip
+                refused = True
         if refused:
             return True
         # tags share what is learned about the model's errors, and exclude or imply each other
@@ -232,6 +243,20 @@ class _Tuning:
             least.refuse("it would make other tags worse", fitted[least.tag], held_out[least.tag])
             return True
         return False
+
+    def _standard_error(self, candidate: _Candidate, standing: Sequence[_Candidate]) -> float:
+        """Of the gain on held-out parts: the jackknife's, which leaves out one part after the other."""
+        tag = candidate.tag
+        pairs: list[tuple[Tally, Tally]] = []
+        for part in candidate.folds:
+            chosen = {c.tag: c.by_fold[c.folds[part]] if part in c.folds else c.best for c in standing}
+            before, after = self._read(part.scene, {})[tag], self._read(part.scene, chosen)[tag]
+            inside = [Tally.of(v for v in some if part.from_ms <= v.at_ms < part.until_ms) for some in (before, after)]
+            pairs.append((inside[0], inside[1]))
+        (iou_a, n_a), (iou_b, n_b) = ((sum(p[i].iou for p in pairs), sum(p[i].spans for p in pairs)) for i in (0, 1))
+        gains = [(iou_b - b.iou) / max(1, n_b - b.spans) - (iou_a - a.iou) / max(1, n_a - a.spans) for a, b in pairs]
+        mean = sum(gains) / len(gains)
+        return math.sqrt((len(gains) - 1) / len(gains) * sum((g - mean) ** 2 for g in gains))
 
     # --- reading scenes ---------------------------------------------------------------------------------------
 
@@ -259,7 +284,7 @@ class _Tuning:
         scene, rules = prepared.scene, prepared.rules
         own = {tag: choice.rule(rules.tags[tag], scene.duration_ms) for tag, choice in chosen.items()}
         rules = replace(rules, tags={**rules.tags, **own})
-        for span in judged(spans(scene.samples, scene.duration_ms, rules), rules).spans:
+        for span in judged(prepared.reading.spans(rules), rules).spans:
             kept.setdefault(span.tag, []).append((span.start_ms, span.end_ms))
         return kept
 
@@ -304,7 +329,7 @@ class _Tuning:
         prepared = self._scenes[number]
         scene, rules = prepared.scene, prepared.rules
         own = {name: choice.rule(rules.tags[name], scene.duration_ms) for name, choice in chosen.items()}
-        found = spans(scene.samples, scene.duration_ms, replace(rules, tags={**rules.tags, **own}))
+        found = prepared.reading.spans(replace(rules, tags={**rules.tags, **own}))
         return sum(s.end_ms - s.start_ms for s in found if s.tag == tag)
 
     def _duration(self, number: int) -> int:

@@ -9,7 +9,6 @@ import pytest
 
 from bench.scoring import settings
 from haven_vlm.evaluating import Calibration, Counts, as_json, enough_to_say, evaluate, table
-from haven_vlm.evidence import covers
 from haven_vlm.facts import Outcome, Sample
 from haven_vlm.reviewed import Reviewed, TagTruth
 
@@ -23,8 +22,12 @@ def scene(samples: list[Sample], *spans: tuple[int, int], points: tuple[int, ...
     return Reviewed("1", 100_000, {s.at_ms: s for s in samples}, {"Foul": TagTruth(spans, points)})
 
 
+def whole(scene: Reviewed) -> bool:
+    return len(scene.samples) > 40
+
+
 def counts(*scenes: Reviewed) -> tuple[int, int, int, int]:
-    (score,) = evaluate({"m": scenes}, settings(tag_list=["Foul"]), covers=covers)
+    (score,) = evaluate({"m": scenes}, settings(tag_list=["Foul"]), covers=whole)
     c = score.counts
     return c.right, c.invented, c.missed, c.absent
 
@@ -82,14 +85,14 @@ def test_a_calibrated_model_shows_a_small_error_and_an_overconfident_one_a_large
     assert honest.error < 0.05 < 0.4 < boasting.error
 
 
-def test_ends_and_spans_only_where_answers_reach_over_the_whole() -> None:
-    whole = scene([sample(at, 0.9 if 22_000 <= at < 40_000 else 0.0) for at in range(0, 100_000, 2000)],
+def test_ends_and_spans_only_where_nearly_all_is_answered() -> None:
+    every = scene([sample(at, 0.9 if 22_000 <= at < 40_000 else 0.0) for at in range(0, 100_000, 2000)],
                   (20_000, 40_000))  # fmt: skip
     part = scene([sample(at, 0.9) for at in range(22_000, 40_000, 2000)], (20_000, 40_000))
-    (score,) = evaluate({"m": [whole]}, settings(tag_list=["Foul"]), covers=covers)
+    (score,) = evaluate({"m": [every]}, settings(tag_list=["Foul"]), covers=whole)
     (tag,) = score.tags
     assert tag.spans is not None and tag.spans.errors_ms == (1000, 1000)
-    (score,) = evaluate({"m": [part]}, settings(tag_list=["Foul"]), covers=covers)
+    (score,) = evaluate({"m": [part]}, settings(tag_list=["Foul"]), covers=whole)
     assert score.tags[0].spans is None
     assert score.counts.right == 9
 
@@ -99,7 +102,7 @@ def test_two_models_stand_below_each_other_and_as_json() -> None:
     poor = [sample(at, 0.8) for at in range(1000, 100_000, 2000)]
     spans = ((20_000, 80_000),)
     scores = evaluate(
-        {"large": [scene(good, *spans)], "tiny": [scene(poor, *spans)]}, settings(tag_list=["Foul"]), covers=covers
+        {"large": [scene(good, *spans)], "tiny": [scene(poor, *spans)]}, settings(tag_list=["Foul"]), covers=whole
     )
     lines = table(scores).splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [["Foul", "large"], ["Foul", "tiny"]]
@@ -112,7 +115,7 @@ def test_two_models_stand_below_each_other_and_as_json() -> None:
 
 def test_too_little_is_said() -> None:
     scores = evaluate(
-        {"m": [scene([sample(30_000, 0.9)], (20_000, 40_000))]}, settings(tag_list=["Foul"]), covers=covers
+        {"m": [scene([sample(30_000, 0.9)], (20_000, 40_000))]}, settings(tag_list=["Foul"]), covers=whole
     )
     assert "not enough to go by yet: 1 frame" in enough_to_say(scores)
     assert "say little yet" in table(scores)

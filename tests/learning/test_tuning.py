@@ -168,7 +168,7 @@ def test_a_tag_the_user_always_rejects_is_asked_for_more() -> None:
 def test_tags_that_exclude_each_other_are_fitted_as_they_are_read() -> None:
     wanted = of({"Foul": {"threshold": 0.7}}, exclusive_groups=[("Foul", "Dunk")])
     today = of({}, exclusive_groups=[("Foul", "Dunk")])
-    scenes = scenes_by(wanted, 10, minutes=6, seed=8, model=Unsure(0.05, 3), tags=TAGS)
+    scenes = scenes_by(wanted, 14, minutes=6, seed=8, model=Unsure(0.05, 3), tags=TAGS, per_minute=8)
     found = applied(today, propose(scenes, today))
     assert quality(scenes, found) > quality(scenes, today)
 
