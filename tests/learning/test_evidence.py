@@ -35,6 +35,9 @@ class Gateway(FakeGateway):
     async def markers_with_tag(self, tag_id: str) -> list[Marker]:
         return [m for m in self.stash.stands.values() if tag_id in (m.primary_tag_id, *m.tag_ids)]
 
+    async def untag_markers(self, ids: object, tag_id: str, *, primary_tag_id: str | None = None) -> None:
+        raise NotImplementedError
+
     async def gallery_image_ids(self, gallery_id: str) -> list[str]:
         raise NotImplementedError
 
