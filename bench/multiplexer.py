@@ -72,7 +72,13 @@ class Simulated:
     async def ping(self) -> None: ...
 
     async def ask(
-        self, question: Question, *, connect_timeout_s: float, total_timeout_s: float, boosted: bool = False
+        self,
+        question: Question,
+        *,
+        connect_timeout_s: float,
+        total_timeout_s: float,
+        first_byte_timeout_s: float | None = None,
+        boosted: bool = False,
     ) -> Answer:
         await self._queue.work()
         return Answer(Outcome.NONE, endpoint=self.name, model=self.model)

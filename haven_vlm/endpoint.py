@@ -158,7 +158,13 @@ class HttpEndpoint:
             raise self._failure(page.verdict, page.reply.status)
 
     async def ask(
-        self, question: Question, *, connect_timeout_s: float, total_timeout_s: float, boosted: bool = False
+        self,
+        question: Question,
+        *,
+        connect_timeout_s: float,
+        total_timeout_s: float,
+        first_byte_timeout_s: float | None = None,
+        boosted: bool = False,
     ) -> Answer:
         """See `VisionEndpoint.ask`."""
         self._check_key()
@@ -185,6 +191,7 @@ class HttpEndpoint:
                 able,
                 connect_timeout_s=connect_timeout_s,
                 total_timeout_s=total_timeout_s,
+                first_byte_timeout_s=first_byte_timeout_s,
                 local_only=question.local_only,
                 leaving=leaving,
                 boosted=boosted,
@@ -223,6 +230,7 @@ class HttpEndpoint:
             capabilities,
             connect_timeout_s=PROBE_CONNECT_TIMEOUT_S,
             total_timeout_s=self._settings.timeout,
+            first_byte_timeout_s=None,
             local_only=False,
             leaving=None,  # a picture of our own is no frame
             boosted=False,
@@ -235,6 +243,7 @@ class HttpEndpoint:
         *,
         connect_timeout_s: float,
         total_timeout_s: float,
+        first_byte_timeout_s: float | None,
         local_only: bool,
         leaving: Callable[[], None] | None,
         boosted: bool,
@@ -249,6 +258,7 @@ class HttpEndpoint:
                 body=form.filled(wanted.jpegs),
                 connect_timeout_s=connect_timeout_s,
                 total_timeout_s=left_s,
+                first_byte_timeout_s=first_byte_timeout_s,
                 local_only=local_only,
                 leaving=leaving,
             )

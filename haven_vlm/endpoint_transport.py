@@ -194,6 +194,7 @@ class Transport:
         body: bytes | None = None,
         connect_timeout_s: float,
         total_timeout_s: float,
+        first_byte_timeout_s: float | None = None,
         local_only: bool = False,
         leaving: Callable[[], None] | None = None,
     ) -> HttpReply:
@@ -204,6 +205,7 @@ class Transport:
             body: JSON.
             connect_timeout_s: for the name, the connection and TLS.
             total_timeout_s: for everything.
+            first_byte_timeout_s: for the first byte of the answer, and between two parts of it.
             local_only: never leave the local network, whatever the endpoint allows.
             leaving: called whenever the request is about to go to a remote address, whatever comes of it.
 
@@ -222,7 +224,10 @@ class Transport:
             sent_at = self.clock()
             left_s = max(0.001, total_timeout_s - (sent_at - began))
             timeout = aiohttp.ClientTimeout(
-                total=left_s, connect=min(connect_timeout_s, left_s), sock_connect=min(connect_timeout_s, left_s)
+                total=left_s,
+                connect=min(connect_timeout_s, left_s),
+                sock_connect=min(connect_timeout_s, left_s),
+                sock_read=first_byte_timeout_s,
             )
             try:
                 status, headers, content = await self._exchange(session, method, url, body, timeout, exchange)
@@ -230,7 +235,7 @@ class Transport:
                 was_stale = exchange.was_pooled and not exchange.is_answering and _is_broken(exc)
                 if was_stale and not is_last and self.clock() - sent_at < STALE_WITHIN_S:
                     continue
-                raise translate(exc, endpoint=self.name, url=url, total_timeout_s=total_timeout_s) from exc
+                raise translate(exc, endpoint=self.name, url=url, seconds=self.clock() - began) from exc
             is_remote = not self.is_local(exchange.peer)
             return HttpReply(status, headers, content, is_remote, self.clock() - began)
         raise AssertionError("the second turn returns or raises")

@@ -16,7 +16,7 @@ _TLS_INSTEAD_OF_TEXT = ("\\x15\\x03", "\x15\x03")
 """How a TLS alert looks to who expected an HTTP status line."""
 
 
-def translate(exc: BaseException, *, endpoint: str, url: str, total_timeout_s: float) -> EndpointError:
+def translate(exc: BaseException, *, endpoint: str, url: str, seconds: float) -> EndpointError:
     """Say what an error of the HTTP library means.
 
     `AddressRefused` → FORBIDDEN; TLS that does not fit, or an answer that is no HTTP → NOT_AN_API;
@@ -51,10 +51,12 @@ def translate(exc: BaseException, *, endpoint: str, url: str, total_timeout_s: f
             return error(EndpointFault.CONNECT, message, tls + _fix_connect(host))
         case aiohttp.ClientConnectorError():
             return error(EndpointFault.CONNECT, f"nobody answers at {where}: {_words(exc)}", _fix_connect(host))
+        case aiohttp.ServerTimeoutError():
+            message = f"nothing was heard of an answer for a long time ({seconds:.0f} s in all)"
+            return error(EndpointFault.TIMEOUT, message, _FIX_SLOW)
         case TimeoutError():
-            message = f"no whole answer within {total_timeout_s:.0f} s"
-            fix = "If the server is that slow, raise `timeout` of this endpoint, or lower its `max_concurrent`."
-            return error(EndpointFault.TIMEOUT, message, fix)
+            message = f"no whole answer within {seconds:.0f} s"
+            return error(EndpointFault.TIMEOUT, message, _FIX_SLOW)
         case aiohttp.ClientResponseError():
             if parts.scheme == "http" and any(mark in exc.message for mark in _TLS_INSTEAD_OF_TEXT):
                 fix = "Write https:// instead of http:// in base_url."
@@ -78,6 +80,7 @@ def translate(exc: BaseException, *, endpoint: str, url: str, total_timeout_s: f
             return error(EndpointFault.CONNECT, f"the connection to {where} broke: {_words(exc)}")
 
 
+_FIX_SLOW = "If the server is that slow, raise `timeout` of this endpoint, or lower its `max_concurrent`."
 _FIX_REMOTE = "Set allow_remote: true on this endpoint if frames may leave your network."
 _FIX_CERTIFICATE = (
     "If it is your own server with a self-signed certificate, set verify_tls: false on this endpoint, "

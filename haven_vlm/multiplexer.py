@@ -21,6 +21,7 @@ from haven_vlm.facts import Answer, Kind, Question
 from haven_vlm.outage import OutageWatch
 from haven_vlm.pool_member import GETTING_READY_S, Member
 from haven_vlm.pool_ports import EndpointMemory, PoolStatistics, SpendingBook, Usage, VisionEndpoint
+from haven_vlm.pool_statistics import snapshot, table
 from haven_vlm.resilience import Backoff, Clock
 from haven_vlm.scheduling import Scheduler
 from haven_vlm.settings import EndpointSettings, Settings
@@ -155,7 +156,7 @@ class Multiplexer:
     def statistics(self) -> PoolStatistics:
         """See `VisionPool.statistics`."""
         return PoolStatistics(
-            endpoints=tuple(m.statistics() for m in self._members),
+            endpoints=tuple(map(snapshot, self._members)),
             waiting=self._scheduler.waiting,
             asked=sum(m.asked for m in self._members),
             answered=self._answered,
@@ -306,34 +307,3 @@ class _Leave:
             raise RuntimeError("a ticket is for one question")
         self._leave.to_ask = False
         return await self._pool.answer(self._leave, question)
-
-
-def table(statistics: PoolStatistics) -> str:
-    """The work of each endpoint as text for the log: share against weight, speed, tokens, failures."""
-    total = sum(e.answered for e in statistics.endpoints) or 1
-    weights = sum(e.weight for e in statistics.endpoints if e.answered) or 1.0
-    head = ("endpoint", "model", "answers", "share", "weight", "p50 s", "p95 s", "at once", "tokens in/cached/out", "")
-    rows = [head]
-    for e in statistics.endpoints:
-        failures = ", ".join(f"{count} × {fault}" for fault, count in e.failures.items())
-        state = "" if e.state in ("ready", "unused") else e.state
-        spent = ", ".join(f"{name} {used:,.4g} of {most:,.4g}" for name, (used, most) in e.limits.items())
-        cost = f"cost {e.cost:.4f}" if e.cost else ""
-        rows.append(
-            (
-                e.name,
-                e.model,
-                f"{e.answered:,}",
-                f"{e.answered / total:.1%}",
-                f"{e.weight / weights:.1%}" if e.answered else "–",
-                f"{e.p50_s:.2f}",
-                f"{e.p95_s:.2f}",
-                str(e.limit),
-                f"{e.tokens_in:,}/{e.tokens_cached:,}/{e.tokens_out:,}",
-                "; ".join(filter(None, (state, spent, cost, failures))),
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

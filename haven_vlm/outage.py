@@ -144,7 +144,7 @@ class OutageWatch:
 
     @staticmethod
     def _reason(member: Member) -> str:
-        snapshot = member.statistics()
-        reason = snapshot.reason or ("It is still getting ready." if snapshot.state == "preparing" else "")
-        again = f" (next try in {duration_text(snapshot.until_s)})" if snapshot.until_s is not None else ""
+        condition = member.condition()
+        reason = condition.reason or ("It is still getting ready." if condition.state == "preparing" else "")
+        again = f" (next try in {duration_text(condition.until_s)})" if condition.until_s is not None else ""
         return f"“{member.name}”: {sentences(reason or 'It does not answer well')}{again}"

@@ -8,13 +8,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from random import Random
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from haven_vlm.budget import Allowance, Budget
 from haven_vlm.concurrency import Concurrency
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Kind, Outcome
-from haven_vlm.pool_ports import EndpointMemory, EndpointStatistics, SpendingBook, Usage, VisionEndpoint
+from haven_vlm.pool_ports import EndpointMemory, SpendingBook, Usage, VisionEndpoint
 from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
 from haven_vlm.settings import EndpointSettings
 from haven_vlm.stations import Job, Needs, Tier
@@ -33,6 +33,14 @@ WARM_PROMPTS = 4
 """So many different prompts a server is taken to keep in its cache."""
 
 State = Literal["unused", "preparing", "ready", "cooling down", "parked"]
+
+
+class Condition(NamedTuple):
+    """How an endpoint is doing; see `EndpointStatistics`."""
+
+    state: str
+    reason: str
+    until_s: float | None
 
 
 class MemberLease:
@@ -105,6 +113,7 @@ class Member:
         self._changed = changed
         self._wake_in = wake_in
         self._rests_in_a_row = self._refused = 0
+        self._busy_s = self._busy_since = 0.0
         self._told_limit = ""
         self._backoff = Backoff(1.0, 60.0, random)
         self._loading = Backoff(2.0, 5.0, random)
@@ -150,6 +159,10 @@ class Member:
     def spent(self) -> Allowance | None:
         """The limit that is used up, if one is."""
         return self.budget.exhausted(self.endpoint.used) if self.budget.is_limited else None
+
+    @property
+    def metered(self) -> bool:
+        return self.budget.is_limited or self.settings.price_in + self.settings.price_out > 0
 
     @property
     def hopeless(self) -> bool:
@@ -209,6 +222,8 @@ class Member:
 
     def lease(self, job: Job) -> MemberLease:
         lease = MemberLease(self, self._clock(), len(job.question.jpegs))
+        if not self.leases:
+            self._busy_since = self._clock()
         self.leases.add(lease)
         self.asked += 1
         key = job.question.prompt.key
@@ -221,6 +236,8 @@ class Member:
     def released(self, lease: MemberLease) -> None:
         """Called by the lease, once."""
         self.leases.discard(lease)
+        if not self.leases:
+            self._busy_s += self._clock() - self._busy_since
         self.breaker.end(lease.breaker_ticket, ok=None)  # only counts where nothing was said about the attempt
         self.look_at_limits()
         self._changed()
@@ -427,37 +444,20 @@ class Member:
         if self._memory is not None and self.latencies.count >= 10 and expected is not None:
             self._memory.put(self._memory_key, {"latency_s": expected, "limit": self.concurrency.best})
 
-    def statistics(self) -> EndpointStatistics:
-        """A snapshot."""
+    # --- how it is doing --------------------------------------------------------------------------------------
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds with a question in hand, so far."""
+        return self._busy_s + (self._clock() - self._busy_since if self.leases else 0.0)
+
+    def condition(self) -> Condition:
+        """State, the reason for it with its fix, and when that will probably change."""
         resting = self.state == "ready" and not self.rest.over
-        down = resting or self.state in ("cooling down", "parked")
-        reason = sentences(self.reason, self.fix) if down else ""
-        state: str = "cooling down" if resting else self.state
-        again_s = max(self._next_look - self._clock(), self.rest.left_s) if state == "cooling down" else None
-        limits = self.budget.allowances(self.endpoint.used)
-        if (spent := self.spent) is not None and self.state in ("ready", "unused"):
-            state, reason = "spent", self._spent_text(spent)
-            again_s = self.budget.back_in_s() if spent.daily else None
-        return EndpointStatistics(
-            name=self.name,
-            base_url=self.settings.base_url,
-            model=self.model,
-            state=state,
-            reason=reason,
-            until_s=again_s if again_s is None else max(0.0, again_s),
-            weight=self.weight,
-            is_fallback=self.settings.is_fallback,
-            limit=self.limit,
-            in_flight=len(self.leases),
-            answered=self.answered,
-            failures={str(fault): count for fault, count in sorted(self.failures.items())},
-            p50_s=self.latencies.percentile(0.5),
-            p95_s=self.latencies.percentile(0.95),
-            tokens_in=self.tokens_in,
-            tokens_cached=self.tokens_cached,
-            tokens_out=self.tokens_out,
-            left_network=self.left_network,
-            requests=self.endpoint.used.requests,
-            cost=self.budget.cost(self.endpoint.used),
-            limits={limit.setting: (limit.used, limit.most) for limit in limits},
-        )
+        spent = self.spent
+        if spent is not None and self.state in ("ready", "unused"):
+            return Condition("spent", self._spent_text(spent), self.budget.back_in_s() if spent.daily else None)
+        if resting or self.state == "cooling down":
+            again_s = max(self._next_look - self._clock(), self.rest.left_s, 0.0)
+            return Condition("cooling down", sentences(self.reason, self.fix), again_s)
+        return Condition(self.state, sentences(self.reason, self.fix) if self.state == "parked" else "", None)

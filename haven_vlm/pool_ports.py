@@ -115,9 +115,18 @@ class VisionEndpoint(Protocol):
         ...
 
     async def ask(
-        self, question: Question, *, connect_timeout_s: float, total_timeout_s: float, boosted: bool = False
+        self,
+        question: Question,
+        *,
+        connect_timeout_s: float,
+        total_timeout_s: float,
+        first_byte_timeout_s: float | None = None,
+        boosted: bool = False,
     ) -> Answer:
         """Send the question once.
+
+        `first_byte_timeout_s`: how long nothing may be heard after it was sent, or between two parts of the answer;
+        None: as long as the whole may take.
 
         `boosted`: thinking off and twice the token budget, for an answer that was cut.
         Refused, filtered, truncated and unparsable answers are returned, not raised.
@@ -156,6 +165,8 @@ class EndpointStatistics:
     tokens_out: int
     left_network: int
     """Frames sent to a remote address."""
+    busy_s: float = 0.0
+    """Seconds with a question in hand: tokens divided by these are its speed."""
     requests: int = 0
     """Requests to the model, those included that found out what it can do."""
     cost: float = 0.0

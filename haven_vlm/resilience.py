@@ -305,7 +305,11 @@ class Timeouts:
         return min(self.most_s, 10.0 if self.latencies.count == 0 or self._in_a_row else 5.0)
 
     def total_s(self, *, patient: bool = False) -> float:
-        """Seconds for the whole answer; `patient`: a question that has run into a timeout before."""
+        """Seconds for the whole answer: one that has begun to arrive is worth more patience than none."""
+        return min(self.most_s, 2.0 * self.first_byte_s(patient=patient))
+
+    def first_byte_s(self, *, patient: bool = False) -> float:
+        """Seconds without a byte of the answer; `patient`: a question that has run into a timeout before."""
         cold = self.latencies.count < self.enough or self.clock() - self._last_answer > self.idle_s
         if patient or cold:
             return self.most_s

@@ -245,7 +245,7 @@ class Scheduler:
         """A slot for a second copy of a question in flight, at a local station, if nothing else is left to do."""
         if self._left():
             return None
-        others = [s for s in self.candidates(job) if s.free and s.local and s is not asked]
+        others = [s for s in self.candidates(job) if s.free and s.local and not s.metered and s is not asked]
         if not others:
             return None
         return min(others, key=lambda s: s.expected_s or 0.0).lease(job)

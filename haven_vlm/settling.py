@@ -147,7 +147,8 @@ class Settler:
 
     async def _attempt(self, lease: MemberLease, job: Job, course: _Course) -> Answer | EndpointError:
         member = lease.member
-        total_s = member.timeouts.total_s(patient=course.timed_out or course.boosted or job.pictures > 1)
+        patient = course.timed_out or course.boosted or job.pictures > 1
+        total_s = member.timeouts.total_s(patient=patient)
         question = job.question
         if job.needs.local_only and not question.local_only:
             question = replace(question, local_only=True)  # the transport checks it once more, where the bytes leave
@@ -158,6 +159,7 @@ class Settler:
                     question,
                     connect_timeout_s=member.timeouts.connect_s,
                     total_timeout_s=total_s,
+                    first_byte_timeout_s=member.timeouts.first_byte_s(patient=patient),
                     boosted=course.boosted,
                 )
         except EndpointError as error:

@@ -73,6 +73,11 @@ class Station(Protocol):
         ...
 
     @property
+    def metered(self) -> bool:
+        """What it is asked costs something: nothing is asked there twice for speed."""
+        ...
+
+    @property
     def usable(self) -> bool:
         """May be sent a question now, slots aside."""
         ...

@@ -30,7 +30,11 @@ LAYERS: tuple[tuple[str, str], ...] = (
         journal journal_answers journal_corrections journal_damage journal_ownership journal_runs journal_schema
         journal_spending journal_thread""",
     ),
-    ("services", "scheduling pool_member outage settling multiplexer applying undoing reviewing batch_writing marks"),
+    (
+        "services",
+        """scheduling pool_member pool_statistics outage settling multiplexer applying undoing reviewing
+        batch_writing marks""",
+    ),
     ("engines", "haven_vlm_engine video_look image_engine image_looking"),
     ("runs", "evidence learning videos images galleries image_task flags collection_pictures collecting collect_task"),
     ("tasks", "tasks checking page_operations"),

@@ -469,7 +469,7 @@ LIBRARY_ERRORS: list[type[aiohttp.ClientError]] = [
 @pytest.mark.parametrize("kind", LIBRARY_ERRORS)
 def test_every_error_of_the_http_library_is_translated(kind: type[BaseException]) -> None:
     exc = _made(kind)
-    error = translate(exc, endpoint="lan", url="http://h:1/v1", total_timeout_s=1)
+    error = translate(exc, endpoint="lan", url="http://h:1/v1", seconds=1)
     assert error.fault in (F.CONNECT, F.TIMEOUT, F.NOT_AN_API, F.FORBIDDEN)
     assert str(error)
 
@@ -489,6 +489,31 @@ async def test_many_questions_at_once_are_limited_by_nobody_here(stub: Stub) -> 
     async with Transport("lan", stub.base_url) as transport:
         replies = await asyncio.wait_for(asyncio.gather(*(send(transport) for _ in range(120))), 60)
     assert [r.status for r in replies] == [200] * 120
+
+
+async def test_a_server_that_says_nothing_is_given_up_before_one_that_is_slow_to_finish(stub: Stub) -> None:
+    async def trickle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for _ in range(30):
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+        await response.write(b"{}")
+        return response
+
+    async def silence(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(3600)
+        return web.json_response({})
+
+    async with Transport("lan", stub.base_url) as transport:
+        url = f"{transport.base_url}/models"
+        stub.replies["/v1/models"] = silence
+        with pytest.raises(EndpointError, match="nothing was heard") as caught:
+            await transport.send("GET", url, connect_timeout_s=5, total_timeout_s=3600, first_byte_timeout_s=0.05)
+        assert caught.value.fault is F.TIMEOUT
+        stub.replies["/v1/models"] = trickle
+        reply = await transport.send("GET", url, connect_timeout_s=5, total_timeout_s=60, first_byte_timeout_s=1.2)
+        assert reply.body.strip() == b"{}"
 
 
 # --- what left the network ------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Attempt:
     question: Question
     boosted: bool
     connect_timeout_s: float
+    first_byte_timeout_s: float
     total_timeout_s: float
 
 
@@ -92,9 +93,16 @@ class FakeEndpoint:
             raise error
 
     async def ask(
-        self, question: Question, *, connect_timeout_s: float, total_timeout_s: float, boosted: bool = False
+        self,
+        question: Question,
+        *,
+        connect_timeout_s: float,
+        total_timeout_s: float,
+        first_byte_timeout_s: float | None = None,
+        boosted: bool = False,
     ) -> Answer:
-        attempt = Attempt(now(), question, boosted, connect_timeout_s, total_timeout_s)
+        silence_s = total_timeout_s if first_byte_timeout_s is None else first_byte_timeout_s
+        attempt = Attempt(now(), question, boosted, connect_timeout_s, silence_s, total_timeout_s)
         self.attempts.append(attempt)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -160,7 +168,7 @@ def always(what: EndpointFault | Outcome, *, after_s: float = 0.01, **more: Any)
 
 async def hang(_endpoint: FakeEndpoint, attempt: Attempt) -> Answer:
     """No answer ever; the endpoint keeps its own timeout, as the real one does."""
-    await asyncio.sleep(attempt.total_timeout_s)
+    await asyncio.sleep(attempt.first_byte_timeout_s)
     raise EndpointError("no answer", endpoint=_endpoint.name, fault=EndpointFault.TIMEOUT)
 
 

@@ -74,6 +74,14 @@ def test_no_second_copy_goes_outside() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("metered", [{"max_requests": 1000}, {"price_out": 1.0}])
+def test_no_second_copy_where_it_costs_something(metered: dict[str, float]) -> None:
+    async def main() -> float:
+        return await ends_at(*one_stuck(), hedge=True, each={"a": metered, "b": metered})
+
+    assert run(main()) >= 30
+
+
 def test_no_second_copy_in_the_middle_of_a_run() -> None:
     async def main() -> None:
         async def scattered(endpoint: FakeEndpoint, attempt: Attempt) -> Answer:

@@ -13,8 +13,8 @@ import pytest
 from haven_vlm.errors import EndpointFault, LedgerError, OutageError
 from haven_vlm.facts import Answer
 from haven_vlm.journal import Journal
-from haven_vlm.multiplexer import table
 from haven_vlm.pool_ports import Usage
+from haven_vlm.pool_statistics import table
 from tests.multiplexer.fakes import FakeEndpoint, always, answers, ask_all, nothing_left, pool_of
 from tests.virtual_time import run
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from haven_vlm.errors import EndpointFault
-from haven_vlm.multiplexer import table
+from haven_vlm.pool_statistics import table
 from tests.multiplexer.fakes import FakeEndpoint, Memory, always, answers, ask_all, nothing_left, pool_of
 from tests.virtual_time import run
 
@@ -40,6 +40,7 @@ def test_the_snapshot_adds_up_and_stays_as_it_is() -> None:
         assert shown["away"].left_network == after.left_network == len(away.attempts)
         assert shown["home"].left_network == 0
         assert shown["home"].tokens_in == 300 * shown["home"].answered
+        assert shown["home"].tokens_in / shown["home"].busy_s == pytest.approx(300 * 4 / 0.2, rel=0.1)
         assert shown["home"].p50_s == pytest.approx(0.2)
         assert shown["wrong"].reason == "auth happened. Mend the key."
         with pytest.raises(FrozenInstanceError):
