@@ -4,7 +4,7 @@
   const Haven = (window.HavenVlm = window.HavenVlm || {});
   const { React } = window.PluginApi;
   const h = React.createElement;
-  const { text, number, list, duration, plural, day } = Haven.text;
+  const { text, number, list, duration, count, plural, day } = Haven.text;
   const { Badge, Button, Notice, useWork } = Haven.parts;
   const COUNTS = { tagged: "tagged", incomplete: "incomplete", errored: "unreadable", failed: "failed", skipped: "skipped" };
 
@@ -16,7 +16,15 @@
   function countsText(counts) {
     const given = counts && typeof counts === "object" ? counts : {};
     const parts = Object.keys(COUNTS).filter((key) => number(given[key])).map((key) => plural(given[key], COUNTS[key], COUNTS[key]));
-    return parts.join(", ") || "no media";
+    return parts.join(", ");
+  }
+
+  /** What a run came to, in a line. */
+  function figures(run) {
+    const parts = [countsText(run.counts) || "no media", plural(run.markers, "marker")];
+    parts.push(plural(run.asked, "question") + " asked, " + count(run.known) + " known, " + count(run.inherited) + " inherited");
+    if (number(run.left_network)) parts.push(plural(run.left_network, "frame") + " left the network");
+    return parts.join(" · ");
   }
 
   function Run({ run }) {
@@ -35,17 +43,7 @@
           ? h("a", { href: Haven.stash.liveAddress(report), target: "_blank", rel: "noopener noreferrer" }, "Report")
           : null,
       ),
-      h(
-        "p",
-        null,
-        countsText(run.counts),
-        " · ",
-        plural(run.markers, "marker"),
-        " · ",
-        plural(run.asked, "question"),
-        " asked, " + Haven.text.count(run.known) + " known, " + Haven.text.count(run.inherited) + " inherited",
-        number(run.left_network) ? " · " + plural(run.left_network, "frame") + " left the network" : "",
-      ),
+      countsText(run.counts) || number(run.asked) + number(run.known) ? h("p", null, figures(run)) : null,
       text(run.ended_because) ? h(Notice, { kind: "note" }, "Ended early: ", text(run.ended_because)) : null,
       h(Haven.dashboard.Causes, { causes: list(run.causes, 20) }),
       text(run.summary)

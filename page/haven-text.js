@@ -79,6 +79,8 @@
     update: "Update Results",
     undo: "Undo Last Run",
     check_endpoints: "Check Endpoints",
+    find_marker_settings: "Find Marker Settings",
+    evaluate: "Evaluate",
   };
 
   function mode(name) {

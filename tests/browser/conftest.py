@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from demo.chromium import WAIT_S, Browser, Page, find_chromium
 from demo.stash import EmbeddedStash
-from tests.browser.chromium import WAIT_S, Browser, Page, find_chromium
 from tests.browser.site import Plugin
 
 

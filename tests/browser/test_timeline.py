@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.chromium import Page
+from demo.chromium import Page
 from tests.browser.conftest import Site
 from tests.browser.site import EVIL, MATCH, PLUGIN, lane, picture, scene, span
 

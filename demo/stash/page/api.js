@@ -177,7 +177,7 @@
   const SceneCard = patched("SceneCard", ({ scene, selected, onSelectedChanged }) =>
     h(
       "label",
-      { className: "scene-card" },
+      { className: "scene-card", "data-scene": scene.id },
       h("input", { type: "checkbox", checked: selected, onChange: () => onSelectedChanged(!selected) }),
       scene.title,
     ),

@@ -1,4 +1,4 @@
-"""A headless Chromium over its DevTools protocol: just what the tests of the page need, and every wait has an end."""
+"""A headless Chromium over its DevTools protocol: what the page's tests and pictures need; every wait has an end."""
 
 from __future__ import annotations
 
@@ -244,18 +244,18 @@ class Page:
             raise PageError(str(detail.get("exception", {}).get("description") or detail.get("text")))
         return result["result"].get("value")
 
-    def wait(self, condition: str, patience_s: float = WAIT_S) -> Any:
-        """Wait until an expression is true; returns its value."""
+    def wait(self, condition: str, patience_s: float = WAIT_S) -> None:
+        """Wait until an expression is true, or a promise of it is."""
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                value = self.run(condition)
+                value = self.run(f"Promise.resolve({condition}).then(Boolean)")
             except PageError as exc:
                 if "context" not in str(exc):  # gone while navigating
                     raise
                 value = None
             if value:
-                return value
+                return
             if time.monotonic() > deadline:
                 text = self.run("document.body ? document.body.innerText.slice(0, 2000) : ''")
                 raise PageError(f"not within {patience_s:g} s: {condition}\n{list(self.troubles)}\n{text}")
