@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -185,6 +186,7 @@ def main() -> int:
     cases = options.cases.split(",")
     if unknown := set(cases) - set(CASES):
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # clients that die are what this is about
     with tempfile.TemporaryDirectory(prefix="haven-vlm-kills-") as name:
         bench = Bench(Path(name), kills_at_random=options.random)
         for case in cases:
