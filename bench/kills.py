@@ -49,7 +49,7 @@ class Row:
         outcome, self.trials = "as unbroken", self.trials + 1
         try:
             yield
-        except AssertionError as difference:
+        except (AssertionError, TimeoutError) as difference:
             self.differences += 1
             outcome = f"DIFFERENT: {difference}"
         print(f"{self.case}: trial {self.trials}, {what}: {outcome}", flush=True)

@@ -130,7 +130,10 @@ def run_with_deaths_of_stash(stash: StashApart, process: PluginProcess, dice: ra
     thread = threading.Thread(target=trouble)
     thread.start()
     try:
-        return process.wait(180)
+        return process.wait(400)
+    except TimeoutError:
+        process.kill()
+        raise
     finally:
         over.set()
         thread.join()

@@ -57,6 +57,23 @@ class Library:
                 i={"ids": self.scenes, "tag_ids": {"mode": "ADD", "ids": [self.tag(name)]}},
             )
 
+    def change(self, scene_id: str, mode: str, name: str) -> None:
+        """Put a tag on a scene by hand, or take it off."""
+        wanted = {"ids": [scene_id], "tag_ids": {"mode": mode, "ids": [self.tag(name)]}}
+        self.server.data("mutation($i:BulkSceneUpdateInput!){bulkSceneUpdate(input:$i){id}}", i=wanted)
+
+    def marker(self, scene_id: str, name: str) -> str:
+        """Id of the scene's marker of this tag."""
+        query = "query($i:ID!){findScene(id:$i){scene_markers{id primary_tag{name}}}}"
+        found = self.server.data(query, i=scene_id)["findScene"]["scene_markers"]
+        (marker_id,) = [str(m["id"]) for m in found if m["primary_tag"]["name"] == name]
+        return marker_id
+
+    def undo_everything(self) -> None:
+        query = RUN.replace("$n:String!", "$n:String!,$m:Map").replace("task_name:$n", "task_name:$n,args_map:$m")
+        job = self.server.data(query, n="Undo Last Run", m={"everything": True})["runPluginTask"]
+        self.server.wait_for_job(job, 90)
+
     def tag(self, name: str) -> str:
         found = self.server.data("{findTags(filter:{per_page:-1}){tags{id name}}}")["findTags"]["tags"]
         ids = [t["id"] for t in found if t["name"] == name]
@@ -169,3 +186,75 @@ def test_scenes_with_the_tag_that_stash_names_for_vr_are_seen_with_one_eye(libra
         )
         library.run("Tag Videos")
     assert set(seen) == {(480, 240), (174, 168)}
+
+
+def test_what_is_edited_by_hand_is_the_users_from_then_on(library: Library) -> None:
+    """Run, edit a marker, delete one, take a tag off and put one on; run again; undo everything."""
+    library.mark("VLM_TagMe", "Mine")
+    library.run("Tag Videos")
+    first, second, third = library.scenes
+    moved = library.marker(first, "Foul")
+    library.server.data(
+        "mutation($i:SceneMarkerUpdateInput!){sceneMarkerUpdate(input:$i){id}}", i={"id": moved, "seconds": 0.7}
+    )
+    library.server.data("mutation($i:ID!){sceneMarkerDestroy(id:$i)}", i=library.marker(first, "Dunk"))
+    library.change(second, "REMOVE", "Dunk")
+    library.change(third, "ADD", "Favourite")
+    edited = {s: library.scene(s) for s in library.scenes}
+
+    library.mark("VLM_TagMe")
+    library.run("Tag Videos")
+    assert {s: library.scene(s) for s in library.scenes} == edited, "nothing is removed, moved back, or made again"
+    library.mark("VLM_UpdateMe")
+    library.run("Update Results")
+    assert {s: library.scene(s) for s in library.scenes} == edited
+
+    library.undo_everything()
+    tags, markers = library.scene(first)
+    marks = {"VLM_TagMe", "VLM_UpdateMe"}  # the runs took them off: the user had put them there
+    assert set(tags) == {"Mine", *marks}
+    assert [(tag, start) for _, tag, start, _ in markers] == [("Foul", 0.7)], "the user's, since they moved it"
+    assert library.scene(second) == (sorted({"Mine", *marks}), [])
+    assert set(library.scene(third)[0]) == {"Mine", "Favourite", *marks}
+
+
+def test_stopped_while_it_writes_and_started_again(library: Library) -> None:
+    library.mark("VLM_TagMe", "Mine")
+    before = {s: library.scene(s) for s in library.scenes}
+    job = library.server.data(RUN, n="Tag Videos")["runPluginTask"]
+    give_up = time.monotonic() + 60
+    while not any(library.scene(s)[1] for s in library.scenes):  # the first marker stands: stop
+        assert time.monotonic() < give_up
+    library.server.data("mutation($i:ID!){stopJob(job_id:$i)}", i=job)
+    library.server.wait_for_job(job, 60)
+    library.run("Tag Videos")
+    for scene in library.scenes:
+        tags, markers = library.scene(scene)
+        assert {"Foul", "Dunk", "Mine", "VLM_Tagged"} == set(tags)
+        assert sorted(m[1] for m in markers) == ["Dunk", "Foul"]
+    library.undo_everything()
+    assert {s: library.scene(s) for s in library.scenes} == before
+
+
+def test_merged_scenes_and_merged_and_renamed_tags_stay_ours(library: Library) -> None:
+    """What Stash itself moves is no edit: an update knows it again, and undo takes it back wherever it is now."""
+    library.mark("VLM_TagMe")
+    library.run("Tag Videos")
+    first, second, third = library.scenes
+    library.server.data(
+        "mutation($i:SceneMergeInput!){sceneMerge(input:$i){id}}", i={"source": [second], "destination": first}
+    )
+    library.scenes = [first, third]
+    library.server.data(
+        "mutation($i:TagsMergeInput!){tagsMerge(input:$i){id}}",
+        i={"source": [library.tag("Foul")], "destination": library.tag("Offence")},
+    )
+    library.server.data(
+        "mutation($i:TagUpdateInput!){tagUpdate(input:$i){id}}", i={"id": library.tag("Dunk"), "name": "Slam"}
+    )
+    assert sorted(m[1] for m in library.scene(first)[1]) == ["Offence", "Offence", "Slam", "Slam"]
+    library.undo_everything()
+    for scene in library.scenes:
+        tags, markers = library.scene(scene)
+        assert markers == []
+        assert "Slam" not in tags and "VLM_Tagged" not in tags and "VLM_TagMe" in tags
