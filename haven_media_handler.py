@@ -375,8 +375,7 @@ class StashLibrary:
         wanted: dict[str, object] = {"tags": tags_filter(with_tags=with_tags, without_tags=without_tags)}
         if organized is not None:
             wanted["organized"] = organized
-        rows = await self._do(lambda client: _list(client, kind, wanted))
-        return sorted(rows, key=int)
+        return sorted(await self._do(lambda client: _list(client, kind, wanted)), key=int)
 
     async def gallery_image_ids(self, gallery_id: str) -> list[str]:
         """Ids of the images of a gallery, ascending."""
@@ -395,11 +394,13 @@ class StashLibrary:
 
         return await self._do(find)
 
+    async def scene(self, scene_id: str) -> tuple[Medium, list[Marker]] | None:
+        """A scene and its markers as they are at one moment; None when it does not exist (any more)."""
+        return await self._do(lambda client: stash_writes.scene(client, scene_id, zip_objects=client.zip_objects))
+
     async def media(self, kind: Kind, ids: Sequence[str]) -> dict[str, Medium]:
         """Those of these media that exist, in few round trips."""
-        return await self._do(
-            lambda client: stash_writes.media(client, kind, ids, zip_objects=client.zip_objects),
-        )
+        return await self._do(lambda client: stash_writes.media(client, kind, ids, zip_objects=client.zip_objects))
 
     async def find_ids(self, wanted: MediaFilter) -> list[str]:
         """Ids of all media that fit, in the order wanted.
@@ -428,8 +429,6 @@ class StashLibrary:
     async def remove_tags(self, kind: Kind, ids: Sequence[str], tag_ids: Collection[str]) -> None:
         """Take tags from media; other tags stay. Raises as `add_tags`."""
         await self._do(lambda client: stash_writes.change_tags(client, kind, ids, tag_ids, mode="REMOVE"))
-
-    # --- markers ---
 
     async def markers(self, scene_id: str) -> list[Marker]:
         """All markers of a scene, ascending by start. Raises `StashGone` without the scene."""

@@ -293,10 +293,10 @@ class Applier:
         Raises:
             StashGone: the medium does not exist (any more).
         """
-        medium = await self._gateway.medium(kind, medium_id)
-        if medium is None:
+        found = await self._standing(kind, medium_id)
+        if found is None:
             raise StashGone(f"{kind} {medium_id} is no longer in Stash.")
-        markers = tuple(await self._gateway.markers(medium_id)) if kind is Kind.SCENE else ()
+        medium, markers = found
         record = await self._store.record(kind, medium_id, [m.id for m in markers])
         now = Now(medium, markers, await self._lost_tags(record, medium, markers, desired))
         elsewhere = {o.marker.scene_id for o in record.markers.values()} - {medium_id}
@@ -306,6 +306,14 @@ class Applier:
         if write and findings:
             await self._store.note(kind, medium_id, findings, self._journal.now())
         return now, ours
+
+    async def _standing(self, kind: Kind, medium_id: str) -> tuple[Medium, tuple[Marker, ...]] | None:
+        """The medium with its markers, as they are at one moment."""
+        if kind is not Kind.SCENE:
+            medium = await self._gateway.medium(kind, medium_id)
+            return None if medium is None else (medium, ())
+        scene = await self._gateway.scene(medium_id)
+        return None if scene is None else (scene[0], tuple(scene[1]))
 
     async def _lost_tags(
         self, record: Record, medium: Medium, markers: tuple[Marker, ...], desired: Desired | None
@@ -347,12 +355,13 @@ class Applier:
         """Find out by reading back what became of the step that was under way, and enter it."""
         whole = Done()
         for number, step in await self._store.begun(plan):
-            medium = await self._gateway.medium(plan.kind, plan.medium_id)
-            if medium is None:
+            found = await self._standing(plan.kind, plan.medium_id)
+            if found is None:
                 continue  # the look that follows says so
-            markers = await self._gateway.markers(plan.medium_id) if plan.kind is Kind.SCENE else []
+            medium, markers = found
             owned = (await self._store.record(plan.kind, plan.medium_id, [m.id for m in markers])).markers
-            whole = what_was_done(step, medium.tag_ids, [m for m in markers if m.id not in owned], markers)
+            unowned = [m for m in markers if m.id not in owned]
+            whole = what_was_done(step, medium.tag_ids, unowned, list(markers))
             await self._store.finish(plan, number, whole)
         return whole
 

@@ -63,6 +63,10 @@ class StashGateway(Protocol):
 
     async def remove_tags(self, kind: Kind, ids: Sequence[str], tag_ids: Collection[str]) -> None: ...
 
+    async def scene(self, scene_id: str) -> tuple[Medium, list[Marker]] | None:
+        """A scene and all its markers, ascending by start, in one request; None when it does not exist (any more)."""
+        ...
+
     async def markers(self, scene_id: str) -> list[Marker]:
         """All markers of a scene, ascending by start."""
         ...

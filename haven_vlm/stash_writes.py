@@ -15,6 +15,7 @@ from haven_vlm.errors import PartialWrite, StashError, StashGone, StashRefused, 
 from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium, TagRef
 from haven_vlm.stash_faults import NotSent, Patience, Reply, chunked, missing_id
 from haven_vlm.stash_queries import (
+    MARKER,
     MARKER_UPDATE,
     MARKERS_BY_ID,
     MARKERS_DESTROY,
@@ -32,6 +33,7 @@ from haven_vlm.stash_queries import (
     marker_of,
     markers_create,
     media_query,
+    medium_fields,
     medium_of,
     seconds,
     studio_names_query,
@@ -260,6 +262,21 @@ def scene_markers(talk: Talk, scene_id: str) -> list[Marker]:
     scene = talk.run(SCENE_MARKERS, {"id": scene_id}).data.get("findScene") if is_id(scene_id) else None
     if scene is None:
         raise StashGone(f"scene {scene_id} is not in Stash (any more)", ids=(scene_id,))
+    return markers_of(scene)
+
+
+def scene(talk: Talk, scene_id: str, *, zip_objects: bool) -> tuple[Medium, list[Marker]] | None:
+    """A scene and its markers, as they are at one moment; None when there is no such scene."""
+    if not is_id(scene_id):
+        return None
+    fields = medium_fields(Kind.SCENE, zip_objects=zip_objects)
+    document = f"query HavenScene($id: ID!) {{ findScene(id: $id) {{ {fields} scene_markers {{ {MARKER} }} }} }}"
+    row = talk.run(document, {"id": scene_id}).data.get("findScene")
+    return (medium_of(Kind.SCENE, row), markers_of(row)) if row else None
+
+
+def markers_of(scene: Mapping[str, Any]) -> list[Marker]:
+    """The markers in a scene's row, ascending by start."""
     found = [marker_of(row) for row in scene["scene_markers"]]
     return sorted(found, key=lambda marker: (marker.start_ms, int(marker.id)))
 

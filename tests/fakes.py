@@ -313,6 +313,10 @@ class FakeGateway:
             self.stash.take_off((kind, medium_id), *tag_ids)
         self._wrote("remove_tags")
 
+    async def scene(self, scene_id: str) -> tuple[Medium, list[Marker]] | None:
+        found = await self.medium(Kind.SCENE, scene_id)
+        return None if found is None else (found, await self.markers(scene_id))
+
     async def markers(self, scene_id: str) -> list[Marker]:
         self._call("markers")
         return self.stash.markers_of(scene_id)

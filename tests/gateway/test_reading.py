@@ -289,3 +289,19 @@ async def test_markers_of_a_scene_that_is_gone(lib: StashLibrary) -> None:
         with pytest.raises(StashGone, match="not in Stash") as caught:
             await lib.markers(scene_id)
         assert caught.value.ids == (scene_id,)
+
+
+async def test_a_scene_with_its_markers_is_one_request(stash: EmbeddedStash, lib: StashLibrary) -> None:
+    scene = str(stash.add_scene("/media/final.mp4", duration=60.0, tags=["Court"]))
+    stash.add_marker(int(scene), 5.0, "Court", end_seconds=6.5, title="late")
+    stash.add_marker(int(scene), 1.0, "Court", title="early")
+    before = len(stash.requests)
+    found = await lib.scene(scene)
+    assert len(stash.requests) == before + 1
+    assert found == (await lib.medium(Kind.SCENE, scene), await lib.markers(scene))
+    assert [m.title for m in found[1]] == ["early", "late"]
+
+
+@pytest.mark.parametrize("scene_id", ["999", "0", "x", "", "-1", "9" * 30, "１"])
+async def test_a_scene_that_is_not_there(lib: StashLibrary, scene_id: str) -> None:
+    assert await lib.scene(scene_id) is None
