@@ -349,6 +349,8 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             result = str(exc)
             raise
         finally:
+            html = done.html if done else None
+            served = await asyncio.to_thread(live.add_report, html) if html else None
             entry = entry_of(
                 run_id=run_id,
                 mode=call.mode,
@@ -357,6 +359,8 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 ok=ok,
                 text=result,
                 report=done.report if done else None,
+                served=served,
+                file=str(html or ""),
             )
             await asyncio.to_thread(live.add_run, entry)
             try:

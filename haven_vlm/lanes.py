@@ -57,7 +57,10 @@ def lanes_of(
     for no in rejected:
         rejected_by_tag[no.tag_id].append((no.start_ms, no.end_ms))
     said: dict[tuple[str, Stretch], Verdict] = {}
+    moved: set[tuple[str, Stretch]] = set()
     for correction in corrections:
+        if correction.verdict is Verdict.MOVED and correction.before is not None:
+            moved.add((correction.tag_id, correction.before))
         span_said = correction.after or correction.before
         if span_said is not None:
             said[correction.tag_id, span_said] = correction.verdict
@@ -74,9 +77,10 @@ def lanes_of(
             spans.append((stretch, _span((marker.start_ms, end_ms), sure.within(*stretch), marker.id, state)))
         standing = {stretch for stretch, _ in spans}
         for stretch in rejected_by_tag[tag.tag_id] if tag.tag_id else ():
-            if stretch not in standing:  # one that the user has put back
+            # one that was put back stands; one that was moved is seen where it is now
+            if stretch not in standing and (tag.tag_id, stretch) not in moved:
                 spans.append((stretch, _span(stretch, sure.within(*stretch), None, SpanState.REJECTED)))
-        taken = _Cover(stretch for stretch, _ in spans)
+        taken = _Cover([*(stretch for stretch, _ in spans), *(rejected_by_tag[tag.tag_id] if tag.tag_id else ())])
         for one in found_by_tag[tag.name]:
             stretch = stretch_of(one.start_ms, one.end_ms)
             if taken.covered(*stretch) < SAME_SHARE * (stretch[1] - stretch[0]):

@@ -234,8 +234,9 @@ def small_jpeg(jpeg: bytes, *, side_px: int = FRAME_SIDE_PX, limit_bytes: int = 
             image.draft("RGB", (side_px, side_px))
             image.thumbnail((side_px, side_px))
             plain_image = image.convert("RGB")
-        for quality in (70, 50, 30):
+        for quality, share in ((70, 1.0), (50, 1.0), (40, 0.6), (30, 0.3)):
             out = io.BytesIO()
+            plain_image.thumbnail((side_px * share, side_px * share))
             plain_image.save(out, "JPEG", quality=quality)
             if out.tell() <= limit_bytes:
                 return out.getvalue()

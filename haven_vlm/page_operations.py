@@ -7,7 +7,6 @@ import base64
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,8 +16,7 @@ from haven_vlm.facts import Kind, Medium, Sample, TagRef, Term
 from haven_vlm.journal import Journal
 from haven_vlm.lanes import LaneTag, lanes_of, samples_at
 from haven_vlm.live_files import FILES
-from haven_vlm.location import Location
-from haven_vlm.media_access import locations_of
+from haven_vlm.media_access import OpenVideo, opened_video, preparation_for
 from haven_vlm.page_data import (
     MAX_THUMBNAILS,
     SCHEMA,
@@ -32,12 +30,13 @@ from haven_vlm.page_data import (
     plain,
 )
 from haven_vlm.picture import Preparation
-from haven_vlm.ports import AnswerKey, FrameReader
-from haven_vlm.prompts import build_prompt
+from haven_vlm.ports import AnswerKey
+from haven_vlm.prompts import build_prompt, build_several_prompt
 from haven_vlm.reviewing import MAX_DECISIONS, Reviewer
 from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import StashReviewing
 from haven_vlm.timeline import conclude
+from haven_vlm.video_look import merged
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +45,6 @@ THUMBNAILS_S = 20.0
 """Decoding stops after so many seconds; the rest of the thumbnails are null."""
 SNAP_MS = 1000
 """A keyframe this near will do for a thumbnail: it costs a tenth."""
-
-OpenVideo = Callable[[Sequence[Location], Preparation], AbstractAsyncContextManager[FrameReader]]
 
 
 class Library(StashReviewing, Protocol):
@@ -133,6 +130,9 @@ async def _answers(desk: Desk, medium: Medium) -> tuple[dict[int, Sample], dict[
     prompt = build_prompt(terms, instructions=settings.instructions)
     key = AnswerKey(medium.files[0].identity, preparation.key, prompt, also_in_company=True)
     known = await desk.journal.known_partly(key, None)
+    several = replace(key, prompt=build_several_prompt(terms, 2, instructions=settings.instructions))
+    for at_ms, other in (await desk.journal.known_partly(several, None)).items():
+        known[at_ms] = merged(known[at_ms], other) if at_ms in known else other
     samples = {at_ms: k.sample for at_ms, k in known.items()}
     failures = {f.at_ms: f.detail or str(f.outcome) for f in await desk.journal.failures(key)}
     return samples, failures
@@ -143,8 +143,7 @@ async def _preparation(desk: Desk, medium: Medium) -> Preparation:
     preparation = Preparation(max_side_px=desk.settings.image_max_side, jpeg_quality=desk.settings.jpeg_quality)
     name = await desk.gateway.ui_setting("vrTag")
     tag = await desk.gateway.find_tag(name.strip()) if isinstance(name, str) and name.strip() else None
-    is_vr = tag is not None and tag.id in medium.tag_ids
-    return replace(preparation, projection="vr") if is_vr else preparation
+    return preparation_for(medium, preparation, vr_tag_id=tag.id if tag else "")
 
 
 def _duration_ms(medium: Medium, samples: Mapping[int, Sample]) -> int:
@@ -165,12 +164,14 @@ async def thumbnails(desk: Desk, scene_id: str, times_s: Sequence[float]) -> Thu
     medium = await _scene(desk, scene_id)
     if not medium.files:
         return ThumbnailsReply(tuple(Thumbnail(t, None) for t in times_s))
-    _, locations = await locations_of(medium, desk.gateway, desk.settings)
     wanted = sorted({round(t * 1000) for t in times_s})
     found: dict[int, str] = {}
     until = desk.clock() + THUMBNAILS_S
     try:
-        async with asyncio.timeout(THUMBNAILS_S), desk.open_video()(locations, THUMBNAIL) as reader:
+        opened = opened_video(
+            medium, gateway=desk.gateway, settings=desk.settings, open_video=desk.open_video(), preparation=THUMBNAIL
+        )
+        async with asyncio.timeout(THUMBNAILS_S), opened as reader:
             async for frame in reader.frames(wanted, snap_ms=SNAP_MS):
                 found[frame.at_ms] = "data:image/jpeg;base64," + base64.b64encode(frame.jpeg).decode("ascii")
                 if desk.clock() > until:

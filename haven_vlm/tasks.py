@@ -28,6 +28,7 @@ from haven_vlm.picture import Preparation
 from haven_vlm.pool_ports import VisionEndpoint
 from haven_vlm.ports import Analyzer, FetchBytes
 from haven_vlm.progress import Progress
+from haven_vlm.report_book import ReportBook
 from haven_vlm.reports import RunReport, Status, WorkResult
 from haven_vlm.selection import select
 from haven_vlm.settings import Settings
@@ -82,6 +83,8 @@ class TaskResult:
     ok: bool
     report: RunReport | None = None
     """Of the tasks that work on media."""
+    html: Path | None = None
+    """Its HTML file."""
 
 
 Task = Callable[[TaskContext], Awaitable[TaskResult]]
@@ -138,14 +141,17 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
         await context.pool.prepared()  # which models will answer decides which answers are known already
     vr_tag_id = await _vr_tag_id(context.gateway) if ids.get(Kind.SCENE) else ""
     results: list[WorkResult] = []
-    for kind, some in ids.items():
-        if some and not any(r.ended_because for r in results):
-            work = _work(context, kind, applier, marks, write=write, recall=recall, vr_tag_id=vr_tag_id)
-            results.append(await work(some, mark))
-    result = WorkResult(
-        tuple(m for r in results for m in r.media), next((r.ended_because for r in results if r.ended_because), "")
-    )
-    done = await _report(context, result, started, context.clock() - began, written=write, selected=selected)
+    name = f"{started[:19].replace(':', '')}-run{context.run_id}"
+    async with ReportBook(context.data_dir / "reports", name) as book:
+        for kind, some in ids.items():
+            if some and not any(r.ended_because for r in results):
+                work = _work(context, kind, applier, marks, book, write=write, recall=recall, vr_tag_id=vr_tag_id)
+                results.append(await work(some, mark))
+        result = WorkResult(
+            tuple(m for r in results for m in r.media), next((r.ended_because for r in results if r.ended_because), "")
+        )
+        seconds = context.clock() - began
+        done = await _report(context, result, book, started, seconds, written=write, selected=selected)
     forgotten = await _forget_unused(context) if write and not result.ended_because else ""
     return replace(done, text="\n".join([done.text + forgotten, *context.journal.notices, *unknown]))
 
@@ -201,7 +207,15 @@ async def _vr_tag_id(gateway: StashCollections) -> str:
 
 
 def _work(
-    context: TaskContext, kind: Kind, applier: Applier, marks: Marks, *, write: bool, recall: bool, vr_tag_id: str
+    context: TaskContext,
+    kind: Kind,
+    applier: Applier,
+    marks: Marks,
+    book: ReportBook,
+    *,
+    write: bool,
+    recall: bool,
+    vr_tag_id: str,
 ) -> Callable[[Sequence[str], TagRef], Awaitable[WorkResult]]:
     """What works on media of this kind: ids and the tag that selected them → what became of them."""
     settings, terms = context.settings, terms_of(context.settings)
@@ -222,6 +236,7 @@ def _work(
             recall=recall,
             only_marked=only_marked,
             vr_tag_id=vr_tag_id,
+            book=book,
         )
         return lambda ids, mark: VideoRun(work, mark=mark).run(ids)
     task = ImageTask(
@@ -293,7 +308,14 @@ def _listed(kinds: Sequence[Kind], last: str) -> str:
 
 
 async def _report(
-    context: TaskContext, result: WorkResult, started: str, seconds: float, *, written: bool, selected: int
+    context: TaskContext,
+    result: WorkResult,
+    book: ReportBook,
+    started: str,
+    seconds: float,
+    *,
+    written: bool,
+    selected: int,
 ) -> TaskResult:
     statistics = context.pool.statistics()
     report = RunReport(
@@ -307,25 +329,24 @@ async def _report(
         written=written,
         selected=selected,
     )
-    folder = context.data_dir / "reports"
-    name = f"{started[:19].replace(':', '')}-run{context.run_id}"
+    html = await book.finish(report, context.gateway, context.fetch)
     try:
-        await asyncio.to_thread(_keep, folder, name, report)
-        where = f"\nReport: {folder / name}.json"
+        await asyncio.to_thread(_keep, book.file, report)
+        where = f"\nReport: {html or book.file.with_suffix('.json')}"
     except OSError as exc:
         where = f"\nThe report could not be written: {exc}"
     failed = set(report.counts) & {Status.ERRORED, Status.FAILED, Status.INCOMPLETE}
     if result.ended_because:
         found = await other_servers([e.base_url for e in context.endpoints])
         where += "".join(f"\n{offered(f)}" for f in found)
-    return TaskResult(report.summary() + where, ok=not failed and not result.ended_because, report=report)
+    return TaskResult(report.summary() + where, ok=not failed and not result.ended_because, report=report, html=html)
 
 
-def _keep(folder: Path, name: str, report: RunReport) -> None:
-    write_atomically(folder / f"{name}.json", report.as_json())
-    write_atomically(folder / f"{name}.csv", report.as_csv())
+def _keep(file: Path, report: RunReport) -> None:
+    write_atomically(file.with_suffix(".json"), report.as_json())
+    write_atomically(file.with_suffix(".csv"), report.as_csv())
     for suffix in ("json", "csv"):
-        for old in sorted(folder.glob(f"*-run*.{suffix}"))[:-KEPT_REPORTS]:
+        for old in sorted(file.parent.glob(f"*-run*.{suffix}"))[:-KEPT_REPORTS]:
             old.unlink(missing_ok=True)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from haven_vlm.applying import Applier
 from haven_vlm.errors import (
@@ -44,6 +45,19 @@ from haven_vlm_utility import first_error
 log = logging.getLogger(__name__)
 
 
+class SceneBook(Protocol):
+    """Where reports of single scenes go, with all that was seen."""
+
+    async def scene(
+        self,
+        report: MediumReport,
+        analysis: Analysis,
+        open_video: Callable[[Preparation], AbstractAsyncContextManager[FrameReader]],
+    ) -> None:
+        """Take in a scene that is done; never raises."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class VideoWork:
     """What working on scenes needs; one for a run."""
@@ -66,6 +80,8 @@ class VideoWork:
     """False: the user named the scenes; they need not carry the mark."""
     vr_tag_id: str = ""
     """Id of the tag that Stash's own settings name for VR scenes; empty: none."""
+    book: SceneBook | None = None
+    """Takes in every scene that was looked at, for the report."""
 
 
 class VideoRun:
@@ -149,6 +165,13 @@ class VideoRun:
             return _report(medium.id, medium, Status.FAILED, str(exc))
         except MediaError as exc:
             return await self._faulty(medium, str(exc))
+        report = await self._conclude(medium, analysis)
+        if work.book is not None:
+            await work.book.scene(report, analysis, lambda small: self._open(medium, small))
+        return report
+
+    async def _conclude(self, medium: Medium, analysis: Analysis) -> MediumReport:
+        work = self._work
         if analysis.coverage < work.settings.min_coverage:
             reason = _too_little(analysis, work.settings.min_coverage)
             if _is_mediums_fault(analysis, work.settings.min_coverage):
