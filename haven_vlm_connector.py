@@ -35,7 +35,7 @@ from haven_vlm.stash_wire import Envelope, ProgressWriter, read_envelope, reply
 
 if TYPE_CHECKING:
     from haven_vlm.facts import Term
-    from haven_vlm.page_operations import OpenVideo
+    from haven_vlm.media_access import OpenVideo
     from haven_vlm.reports import RunReport
     from haven_vlm.tasks import TaskResult
 
