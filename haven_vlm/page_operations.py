@@ -7,7 +7,7 @@ import base64
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from haven_vlm.applying import Applier
@@ -31,12 +31,11 @@ from haven_vlm.page_data import (
 )
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import AnswerKey
-from haven_vlm.prompts import build_prompt, build_several_prompt
+from haven_vlm.prompts import build_prompt
 from haven_vlm.reviewing import MAX_DECISIONS, Reviewer
 from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import StashReviewing
 from haven_vlm.timeline import conclude
-from haven_vlm.video_look import merged
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +129,6 @@ async def _answers(desk: Desk, medium: Medium) -> tuple[dict[int, Sample], dict[
     prompt = build_prompt(terms, instructions=settings.instructions)
     key = AnswerKey(medium.files[0].identity, preparation.key, prompt, also_in_company=True)
     known = await desk.journal.known_partly(key, None)
-    several = replace(key, prompt=build_several_prompt(terms, 2, instructions=settings.instructions))
-    for at_ms, other in (await desk.journal.known_partly(several, None)).items():
-        known[at_ms] = merged(known[at_ms], other) if at_ms in known else other
     samples = {at_ms: k.sample for at_ms, k in known.items()}
     failures = {f.at_ms: f.detail or str(f.outcome) for f in await desk.journal.failures(key)}
     return samples, failures
