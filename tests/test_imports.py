@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "services",
-        """scheduling pool_member pool_statistics outage settling multiplexer applying undoing reviewing
+        """scheduling pool_member pool_statistics outage settling multiplexer applying undoing reviewing report_book
         batch_writing marks""",
     ),
     ("engines", "haven_vlm_engine video_look image_engine image_looking"),
