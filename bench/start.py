@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.tag_videos import VOCABULARY
@@ -34,12 +34,14 @@ MODULES = sorted(
 )
 """Everything that runs in the product."""
 
-_COMPILED = tempfile.mkdtemp(prefix="haven-vlm-start-")
-ENVIRON = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": _COMPILED}
-"""Modules are compiled once and kept, as they are beside an installed plugin."""
+
+def kept_compiled(folder: str) -> dict[str, str]:
+    """An environment in which modules are compiled once and kept, as they are beside an installed plugin."""
+    rest = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return rest | {"PYTHONPYCACHEPREFIX": folder}
 
 
-def seconds(code: str, repeat: int) -> tuple[float, float]:
+def seconds(code: str, repeat: int, environ: Mapping[str, str]) -> tuple[float, float]:
     """Least wall and least processor time, in seconds, that a fresh Python takes for some code."""
     timed = (
         "import time; w, c = time.perf_counter(), time.process_time()\n"
@@ -48,7 +50,7 @@ def seconds(code: str, repeat: int) -> tuple[float, float]:
     walls, cpus = [], []
     for _ in range(repeat):
         out = subprocess.run(
-            [sys.executable, "-c", timed], cwd=ROOT, env=ENVIRON, capture_output=True, text=True, check=True
+            [sys.executable, "-c", timed], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
         ).stdout
         wall, cpu = map(float, out.split())
         walls.append(wall)
@@ -56,12 +58,12 @@ def seconds(code: str, repeat: int) -> tuple[float, float]:
     return min(walls), min(cpus)
 
 
-def by_package(code: str, repeat: int) -> dict[str, float]:
+def by_package(code: str, repeat: int, environ: Mapping[str, str]) -> dict[str, float]:
     """Package → least milliseconds its modules took by themselves."""
     runs: list[dict[str, float]] = []
     for _ in range(repeat):
         line = [sys.executable, "-X", "importtime", "-c", code]
-        text = subprocess.run(line, cwd=ROOT, env=ENVIRON, capture_output=True, text=True, check=True).stderr
+        text = subprocess.run(line, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stderr
         sums: dict[str, float] = defaultdict(float)
         for own, name in re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)$", text, re.M):
             sums[package_of(name)] += int(own) / 1000
@@ -76,12 +78,9 @@ def package_of(module: str) -> str:
     return "Python's own library" if top in sys.stdlib_module_names or top.startswith("_") else top
 
 
-def first_question(repeat: int) -> float:
+def first_question(repeat: int, folder: Path) -> float:
     """Least seconds from the button to the first question at a model server."""
     best = float("inf")
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the plugin inherits these
-    os.environ["PYTHONPYCACHEPREFIX"] = _COMPILED
-    folder = Path(tempfile.mkdtemp(prefix="haven-vlm-start-"))
     plan = random_plan(20, tags=VOCABULARY, spans=3, seed=1)
     clip = cached_clip(folder, plan, size=(320, 180), fps=10)
     for number in range(repeat):
@@ -105,10 +104,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--repeat", type=int, default=9, help="processes per figure (default 9)")
     options = parser.parse_args(arguments)
     everything = f"import {', '.join(MODULES)}"
-    wall, cpu = seconds(everything, options.repeat)
-    edge, _ = seconds("import haven_vlm_connector", options.repeat)
-    packages = by_package(everything, options.repeat)
-    question = first_question(min(5, options.repeat))
+    with tempfile.TemporaryDirectory(prefix="haven-vlm-start-") as folder:
+        environ = kept_compiled(folder)
+        wall, cpu = seconds(everything, options.repeat, environ)
+        edge, _ = seconds("import haven_vlm_connector", options.repeat, environ)
+        packages = by_package(everything, options.repeat, environ)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ |= environ  # the plugin inherits it
+        question = first_question(min(5, options.repeat), Path(folder))
     print("| what | seconds |\n| --- | --- |")
     print(f"| importing everything, on top of Python | {wall:.2f} (processor {cpu:.2f}) |")
     print(f"| importing the process edge only | {edge:.2f} |")
