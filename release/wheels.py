@@ -28,8 +28,10 @@ def _manylinux(machine: str) -> tuple[str, ...]:
     return tuple(f"{tag}_{machine}" for tag in (*(f"manylinux_2_{n}" for n in (28, 27, 26, 24, 17, 12, 5)), *old))
 
 
-def _macos(newest: int) -> tuple[str, ...]:
-    return tuple(f"macosx_{n}_0_{kind}" for n in range(newest, 10, -1) for kind in ("arm64", "universal2"))
+def _macos(machine: str, newest: int) -> tuple[str, ...]:
+    new = tuple(f"macosx_{n}_0_{kind}" for n in range(newest, 10, -1) for kind in (machine, "universal2"))
+    old = range(15, 8, -1) if machine == "x86_64" else ()
+    return new + tuple(f"macosx_10_{n}_{kind}" for n in old for kind in (machine, "universal2"))
 
 
 PLATFORMS: Mapping[str, tuple[str, ...]] = {
@@ -37,7 +39,8 @@ PLATFORMS: Mapping[str, tuple[str, ...]] = {
     "Linux arm64 (musl)": tuple(f"musllinux_1_{n}_aarch64" for n in (2, 1, 0)),
     "Linux x86-64 (glibc 2.28 or newer)": _manylinux("x86_64"),
     "Linux arm64 (glibc 2.28 or newer)": _manylinux("aarch64"),
-    "macOS 14 or newer, Apple silicon": _macos(14),
+    "macOS 14 or newer, Apple silicon": _macos("arm64", 14),
+    "macOS 14 or newer, Intel": _macos("x86_64", 14),
     "Windows x86-64": ("win_amd64",),
 }
 """What people call it → the tags a pip on such a machine accepts, newest first."""
