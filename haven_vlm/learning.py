@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from haven_vlm.evidence import Evidence, Gatherer
 from haven_vlm.facts import Medium, Term
 from haven_vlm.files import write_atomically
 from haven_vlm.journal import Journal
+from haven_vlm.media_access import preparation_for
 from haven_vlm.picture import Preparation
 from haven_vlm.prompts import build_prompt
 from haven_vlm.reviewed import Reviewed
@@ -225,8 +226,7 @@ class Learning:
         )
 
     def _picture(self, medium: Medium) -> str:
-        is_vr = bool(self.vr_tag_id) and self.vr_tag_id in medium.tag_ids
-        return (replace(self.preparation, projection="vr") if is_vr else self.preparation).key
+        return preparation_for(medium, self.preparation, vr_tag_id=self.vr_tag_id).key
 
     async def _report(self, what: str, content: Mapping[str, Any]) -> str:
         now = self.now()
