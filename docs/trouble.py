@@ -81,7 +81,7 @@ A mistake is named with its key and the place it came from; all of them at once.
   wrong. Fewer tags and shorter definitions help.
 """,
         """endpoint endpoint_faults chat capability model_choice server_survey replies multiplexer pool_member settling
-        resilience scheduling stations confidence checking checks* numbered*""",
+        resilience scheduling stations confidence checking checks* numbered* judging several""",
     ),
     Topic(
         "Stash",
@@ -105,7 +105,7 @@ A mistake is named with its key and the place it came from; all of them at once.
 * *the drive or the network hangs*: the run goes on with other files; look after the drive.
 """,
         """media opening container decoding reading location framing frame_image picture ffmpeg_cli crew videos images
-        galleries image_* stills still_reading zips haven_vlm_engine likeness tone""",
+        galleries image_* media_access stills still_reading zips haven_vlm_engine likeness tone""",
     ),
     Topic(
         "Ledger, reports and disk",
@@ -115,7 +115,7 @@ A mistake is named with its key and the place it came from; all of them at once.
   any more counts as yours and is never removed.
 * *shared memory maps*: the ledger cannot lie on a network share. Set `data_dir` to a folder on a local disk.
 """,
-        "journal* run_lock own_thread files reports report_* progress live* page*",
+        "journal* run_lock own_thread files reports report_* progress lanes live* page*",
     ),
     Topic(
         "Learning from corrections",
@@ -123,7 +123,7 @@ A mistake is named with its key and the place it came from; all of them at once.
 The tasks **Collect Incorrect Markers**, **Find Marker Settings** and **Evaluate** need something to learn from: scenes
 that were tagged and then corrected by hand.
 """,
-        """corrections* collect* incorrect* tuning* learning* evidence* settings_file* marker_settings* evaluat*
+        """corrections* collect* flags incorrect* tuning* learning* evidence* settings_file* marker_settings* evaluat*
         fitting* examples* few_shot* review* truth*""",
     ),
 )

@@ -35,6 +35,7 @@ from demo.stash import (
     resolvers_media,
     resolvers_objects,
     resolvers_server,
+    resolvers_studios,
     resolvers_tags,
     versions,
 )
@@ -52,6 +53,7 @@ RESOLVERS = (
     resolvers_markers,
     resolvers_tags,
     resolvers_server,
+    resolvers_studios,
 )
 EVERY_FIELD = [module.FIELDS for module in RESOLVERS]
 

@@ -27,6 +27,8 @@ from demo.stash.criteria import (
 from demo.stash.file_criteria import duration, fingerprint, of_file, path, resolution
 from demo.stash.queries import Kind
 from demo.stash.store import Row, Store, marks
+from demo.stash.studio_criteria import aliases as studio_aliases
+from demo.stash.studio_criteria import made_by
 from demo.stash.tag_criteria import aliases, marker_tagged, relatives, tagged
 
 
@@ -166,6 +168,7 @@ def _media_handlers(media: Media) -> dict[str, Handler]:
         "file_count": counted(media.files, media.key, table),
         "tags": tagged(media.tags, media.key, f"{table}.id"),
         "tag_count": counted(media.tags, media.key, table),
+        "studios": made_by(table),
         "created_at": moment(f"{table}.created_at"),
         "updated_at": moment(f"{table}.updated_at"),
         "tags_filter": _related(media.tags, media.key, "tag_id", f"{table}.id", lambda: TAG_KIND),
@@ -348,4 +351,30 @@ TAG_KIND: Kind = Kind(
     },
     default_sort="name",
     tie_break="COALESCE(tags.sort_name, tags.name, tags.id) COLLATE NATURAL_CI ASC",
+)
+
+STUDIO_KIND: Kind = Kind(
+    table="studios",
+    noun="studio",
+    handlers={
+        "name": text("studios.name"),
+        "aliases": studio_aliases,
+        "created_at": moment("studios.created_at"),
+        "updated_at": moment("studios.updated_at"),
+    },
+    searched=["studios.name", "sa.alias"],
+    search_joins="LEFT JOIN studio_aliases sa ON sa.studio_id = studios.id",
+    sorts={
+        "id": "studios.id",
+        "created_at": "studios.created_at",
+        "updated_at": "studios.updated_at",
+        "name": "studios.name COLLATE NATURAL_CI",
+        "scenes_count": "(SELECT COUNT(*) FROM scenes n WHERE n.studio_id = studios.id)",
+        "images_count": "(SELECT COUNT(*) FROM images n WHERE n.studio_id = studios.id)",
+        "galleries_count": "(SELECT COUNT(*) FROM galleries n WHERE n.studio_id = studios.id)",
+        "child_count": "(SELECT COUNT(*) FROM studios n WHERE n.parent_id = studios.id)",
+        **dict.fromkeys(["scenes_duration", "rating", "tag_count"], "0"),
+    },
+    default_sort="name",
+    tie_break="COALESCE(studios.name, studios.id) COLLATE NATURAL_CI ASC",
 )

@@ -33,7 +33,7 @@ def by_ids(store: Store, kind: Kind, ids: list[Any]) -> list[Row]:
     return [found[value] for value in wanted]
 
 
-def _finder(kind: Kind, field: str, filter_name: str, old_ids: str, media: Media | None) -> Resolver:
+def finder(kind: Kind, field: str, filter_name: str, old_ids: str, media: Media | None) -> Resolver:
     """The resolver of a find query; counts and sums are worked out only when selected."""
 
     def resolve(_root: Any, info: Info, **given: Any) -> Row:
@@ -79,7 +79,7 @@ def _sums(store: Store, media: Media, ids: list[int]) -> Row:
     return sums | {"megapixels": store.value(f"SELECT {pixels} {where}", *ids) or 0}
 
 
-def _find_one(kind: Kind, media: Media | None) -> Resolver:
+def find_one(kind: Kind, media: Media | None) -> Resolver:
     def resolve(_root: Any, info: Info, id: str | None = None, checksum: str | None = None) -> Row | None:
         store = store_of(info)
         if id is not None:
@@ -154,18 +154,18 @@ def stats(_root: Any, info: Info) -> Row:
 
 FIELDS: Fields = {
     "Query": {
-        "findScene": _find_one(SCENE_KIND, SCENES),
+        "findScene": find_one(SCENE_KIND, SCENES),
         "findSceneByHash": find_scene_by_hash,
-        "findScenes": _finder(SCENE_KIND, "scenes", "scene_filter", "scene_ids", SCENES),
+        "findScenes": finder(SCENE_KIND, "scenes", "scene_filter", "scene_ids", SCENES),
         "sceneStreams": scene_streams,
-        "findSceneMarkers": _finder(MARKERS, "scene_markers", "scene_marker_filter", "", None),
+        "findSceneMarkers": finder(MARKERS, "scene_markers", "scene_marker_filter", "", None),
         "sceneMarkerTags": scene_marker_tags,
-        "findImage": _find_one(IMAGE_KIND, IMAGES),
-        "findImages": _finder(IMAGE_KIND, "images", "image_filter", "image_ids", IMAGES),
-        "findGallery": _find_one(GALLERY_KIND, None),
-        "findGalleries": _finder(GALLERY_KIND, "galleries", "gallery_filter", "", None),
-        "findTag": _find_one(TAG_KIND, None),
-        "findTags": _finder(TAG_KIND, "tags", "tag_filter", "", None),
+        "findImage": find_one(IMAGE_KIND, IMAGES),
+        "findImages": finder(IMAGE_KIND, "images", "image_filter", "image_ids", IMAGES),
+        "findGallery": find_one(GALLERY_KIND, None),
+        "findGalleries": finder(GALLERY_KIND, "galleries", "gallery_filter", "", None),
+        "findTag": find_one(TAG_KIND, None),
+        "findTags": finder(TAG_KIND, "tags", "tag_filter", "", None),
         "allTags": all_tags,
         "stats": stats,
     },
