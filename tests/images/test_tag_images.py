@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import requests
 from PIL import Image
 
 from demo.court import Canvas
@@ -329,6 +330,27 @@ def test_everything_that_was_not_looked_at_but_for_what_is_left_out(one: Rig) ->
     assert [found(one, i) for i in (plain, skipped, done, elsewhere)] == [{POINT}, set(), set(), set()]
     wrong = one.run("Tag Images", {"select": "untagged", "skip_tags": "Privat, Mine"})
     assert wrong.error == "skip_tags: Stash has no tag “Privat”; skip_tags: Stash has no tag “Mine”"
+
+
+def test_studios_are_left_out_with_those_below_them(one: Rig) -> None:
+    one.use(one.vision())
+    post = "mutation($i: StudioCreateInput!) { studioCreate(input: $i) { id } }"
+
+    def studio(**given: object) -> str:
+        body = {"query": post, "variables": {"i": given}}
+        answer = requests.post(one.stash.graphql_url, json=body, timeout=10).json()
+        return str(answer["data"]["studioCreate"]["id"])
+
+    league = studio(name="League", aliases=["The Big One"])
+    amateur = studio(name="Amateur", parent_id=league)
+    places = (None, league, studio(name="Youth", parent_id=amateur), studio(name="Street Ball"))
+    images = [put(one, f"{n}.jpg", jpeg(POINT, shot=n), tags=()) for n in range(len(places))]
+    for image, place in zip(images, places, strict=True):
+        one.stash.store.run("UPDATE images SET studio_id = ? WHERE id = ?", place, image)
+    assert one.run("Tag Images", {"select": "untagged", "skip_studios": "the big one"}).error is None
+    assert [found(one, i) for i in images] == [{POINT}, set(), set(), {POINT}]
+    wrong = one.run("Tag Images", {"select": "untagged", "skip_studios": "Leage"})
+    assert wrong.error == "skip_studios: Stash has no studio “Leage”"
 
 
 def test_the_newest_few(one: Rig) -> None:

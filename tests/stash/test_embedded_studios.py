@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,16 +14,21 @@ FIND = """query($f: StudioFilterType, $p: FindFilterType) {
   findStudios(studio_filter: $f, filter: $p) { count studios { name } } }"""
 
 
-@pytest.fixture
-def studios(own_server: Server, media: Any) -> Server:
+SET = "mutation($i: BulkSceneUpdateInput!) { bulkSceneUpdate(input: $i) { id } }"
+
+
+@pytest.fixture(scope="module")
+def studios(scanned: Server) -> Iterator[Server]:
     """League, with Pro and Amateur below it and Youth below Amateur; and one of its own."""
-    own_server.scan(media)
-    league = studio(own_server, "League", aliases=["The Big One"])
-    studio(own_server, "Pro", parent_id=league)
-    amateur = studio(own_server, "Amateur", parent_id=league)
-    studio(own_server, "Youth", parent_id=amateur)
-    studio(own_server, "Street Ball")
-    return own_server
+    league = studio(scanned, "League", aliases=["The Big One"])
+    studio(scanned, "Pro", parent_id=league)
+    amateur = studio(scanned, "Amateur", parent_id=league)
+    studio(scanned, "Youth", parent_id=amateur)
+    studio(scanned, "Street Ball")
+    for scene, name in zip(scanned.ids("scenes"), ("League", "Youth", "Street Ball"), strict=False):
+        scanned.data(SET, i={"ids": [scene], "studio_id": the(scanned, name)})
+    yield scanned
+    scanned.data(SET, i={"ids": scanned.ids("scenes"), "studio_id": None})
 
 
 def studio(server: Server, name: str, **given: Any) -> str:
@@ -122,9 +128,6 @@ def test_studios_by_name_and_alias(studios: Server) -> None:
 )
 def test_media_by_studio(studios: Server, criterion: dict[str, Any], expected: list[int]) -> None:
     scenes = studios.ids("scenes")
-    for scene, name in zip(scenes, ("League", "Youth", "Street Ball"), strict=False):
-        wanted = {"id": scene, "studio_id": the(studios, name)}
-        studios.data("mutation($i: SceneUpdateInput!) { sceneUpdate(input: $i) { studio { name } } }", i=wanted)
     for key in ("value", "excludes"):
         if key in criterion:
             criterion = criterion | {key: [the(studios, name) for name in criterion[key]]}
