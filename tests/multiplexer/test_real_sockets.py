@@ -13,9 +13,10 @@ from PIL import Image
 
 from demo.vision_server import VisionServer
 from haven_vlm.endpoint import HttpEndpoint
-from haven_vlm.errors import OutageError
+from haven_vlm.errors import LocalOutageError, OutageError
 from haven_vlm.facts import Answer, Outcome, Question, Term
 from haven_vlm.multiplexer import Multiplexer
+from haven_vlm.privacy import is_local
 from haven_vlm.prompts import build_prompt
 from haven_vlm.settings import Settings
 
@@ -40,11 +41,19 @@ class Rig:
 
     def __init__(self, **servers: VisionServer) -> None:
         self.servers = servers
+        self.outside: set[str] = set()
+        """Servers whose addresses count as outside the local network."""
         self.results: dict[int, Answer | OutageError] = {}
 
     def settings(self, **more: object) -> Settings:
         endpoints = [
-            {"name": name, "base_url": server.base_url, "max_concurrent": server.slots, "api_key": "sesame"}
+            {
+                "name": name,
+                "base_url": server.base_url,
+                "max_concurrent": server.slots,
+                "api_key": "sesame",
+                "allow_remote": name == "allowed",
+            }
             for name, server in self.servers.items()
         ]
         return Settings.model_validate({"endpoints": endpoints, "tag_list": ["Dunk", "Free throw"], **more})
@@ -54,7 +63,12 @@ class Rig:
         for server in self.servers.values():
             await self.stack.enter_async_context(server)
         settings = self.settings()
-        endpoints = [await self.stack.enter_async_context(HttpEndpoint(e)) for e in settings.endpoints]
+        endpoints = [
+            await self.stack.enter_async_context(
+                HttpEndpoint(e, is_local=(lambda _: False) if e.name in self.outside else is_local)
+            )
+            for e in settings.endpoints
+        ]
         self.pool = await self.stack.enter_async_context(
             Multiplexer(endpoints, settings, clock=lambda: HASTE * time.monotonic(), sleep=quick_sleep)
         )
@@ -63,9 +77,9 @@ class Rig:
     async def __aexit__(self, *exc: object) -> None:
         await self.stack.aclose()
 
-    async def one(self, number: int) -> None:
+    async def one(self, number: int, *, local_only: bool = False) -> None:
         try:
-            async with self.pool.ticket("scene 1") as ticket:
+            async with self.pool.ticket("scene 1", local_only=local_only) as ticket:
                 answer: Answer | OutageError = await ticket.ask(
                     Question(PROMPT, (picture(number),), False, f"{number}")
                 )
@@ -190,3 +204,39 @@ async def test_cancelled_questions_free_the_server_too() -> None:
                 await asyncio.sleep(0.005)
         assert slow.entries[-1].is_cancelled
         assert rig.pool.statistics().endpoints[0].in_flight == 0
+
+
+async def test_a_server_outside_gets_no_byte_without_permission_and_the_run_completes_at_home() -> None:
+    home = VisionServer(lambda _: ("Dunk",), slots=2)
+    away = VisionServer(lambda _: ("Dunk",), slots=4)
+    rig = Rig(home=home, away=away)
+    rig.outside = {"away"}
+    async with rig:
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(rig.one(n) for n in range(40)))
+        assert {r.outcome for r in rig.results.values() if isinstance(r, Answer)} == {Outcome.TAGS}
+        shown = {e.name: e for e in rig.pool.statistics().endpoints}
+        assert shown["away"].state == "parked"
+        assert "allow_remote" in shown["away"].reason
+        assert rig.pool.statistics().left_network == 0
+    assert not away.entries
+    assert away.statistics().requests == 0
+
+
+async def test_what_must_stay_at_home_does_so_even_when_home_goes_down() -> None:
+    home = VisionServer(lambda _: ("Dunk",), slots=2)
+    allowed = VisionServer(lambda _: ("Dunk",), slots=4)
+    rig = Rig(home=home, allowed=allowed)
+    rig.outside = {"allowed"}
+    async with rig:
+        await rig.pool.prepared()
+        probes = len(allowed.entries)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(rig.one(n, local_only=True) for n in range(20)))
+            await home.stop()
+            await asyncio.gather(*(rig.one(n, local_only=True) for n in range(20, 30)))
+            assert len(allowed.entries) == probes, "not as a retry, not as a fallback"
+            await asyncio.gather(*(rig.one(n) for n in range(30, 40)))
+        assert {r.outcome for n, r in rig.results.items() if n < 20 and isinstance(r, Answer)} == {Outcome.TAGS}
+        assert all(isinstance(rig.results[n], LocalOutageError) for n in range(20, 30))
+        assert rig.pool.statistics().left_network == 10
