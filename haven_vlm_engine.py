@@ -118,15 +118,17 @@ class BuiltInEngine:
         sampler: Sampler = OnlyThese(known_times) if known_times else self._make_sampler(look.duration_ms, glimpses)
         self._progress.done(job.lane, len(look.seen), how=Settled.KNOWN)
         async with asyncio.TaskGroup() as tasks:
-            while not self._is_out_of_time(look):
+            while True:
                 settled = look.settled
                 # in a thread: a search over thousands of samples takes longer than the loop may be held up
                 planned, wish = await asyncio.to_thread(_evaluated, sampler, dict(look.seen))
                 self._progress.plan(job.lane, planned)
                 self._pool.expect(job.lane, max(0, planned - len(look.seen) - len(look.under_way)))
                 now = [t for t in wish.now if t not in look.seen and t not in look.under_way]
-                if not now:
+                is_over = self._is_out_of_time(look)
+                if is_over or not now:
                     if not look.under_way and settled == look.settled:
+                        look.is_unfinished = is_over and bool(now)
                         return
                     await look.wait_for_change(settled)
                     continue

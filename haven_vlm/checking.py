@@ -79,6 +79,9 @@ async def check_endpoint(endpoint: VisionEndpoint) -> Finding:
         traits.append(f"thinking {found.thinking}")
     if found.parallel_hint:
         traits.append(f"{found.parallel_hint} at once")
+    if found.several_pictures and found.thinking != "always":
+        most = found.most_pictures
+        traits.append(f"up to {most} pictures a question" if most else "several pictures a question")
     if found.answer_s:
         traits.append(f"one answer took {found.answer_s:.1f} s")
     return Finding(True, f"{name}: {', '.join(traits)}" + "".join(f"; {note.rstrip('.')}" for note in found.notes))

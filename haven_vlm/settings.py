@@ -391,6 +391,9 @@ class Settings(Section):
         interval = self.video_frame_interval
         if interval.seconds < 0.1 if interval.percent is None else interval.percent < 0.05:
             problems.append("video_frame_interval: at least 0.1 seconds, or 0.05%")
+        most = self.max_time_per_scene
+        if most is not None and (most.seconds < 1 if most.percent is None else most.percent < 1):
+            problems.append("max_time_per_scene: at least 1 second, or 1%")
         if self.outage_patience.percent is not None:
             problems.append("outage_patience: seconds or minutes; there is nothing it could be a share of")
         if self.data_dir is not None and not self.data_dir.expanduser().is_absolute():

@@ -72,6 +72,8 @@ class Look:
     began_s: float | None = None
     """When its first question got leave, by the engine's clock."""
     is_out_of_time: bool = False
+    is_unfinished: bool = False
+    """Its time was up, and something was still wanted."""
     reused: int = 0
     duration_ms: int = 0
     settled: int = 0
@@ -143,5 +145,5 @@ class Look:
             bad_frames=self.bad_frames,
             left_network=self.left_network,
             problems=dict(self.problems),
-            is_unfinished=self.is_out_of_time,
+            is_unfinished=self.is_unfinished,
         )

@@ -576,3 +576,25 @@ async def test_a_scene_whose_time_is_up_keeps_what_it_has_and_the_next_run_goes_
     assert second.reused == first.asked and len(second.samples) == 10
     third = await limited(pool).analyse(job(Reader()))
     assert (third.asked, third.is_unfinished) == (0, False)
+
+
+async def test_a_scene_that_is_done_when_its_time_is_up_is_done() -> None:
+    now = 0.0
+
+    def answer(question: Question) -> Answer:
+        nonlocal now
+        now += 1.0
+        return foul_at()(question)
+
+    looking = BuiltInEngine(
+        pool=Pool(answer, slots=1),
+        store=Store(),
+        make_prompt=build_prompt,
+        terms=TERMS,
+        make_sampler=lambda duration_ms, _: Scan(duration_ms),
+        progress=Sink(),
+        time_limit_ms=lambda _: 9_500,
+        clock=lambda: now,
+    )
+    analysis = await looking.analyse(job(Reader()))
+    assert (analysis.asked, analysis.is_unfinished) == (10, False)
