@@ -121,20 +121,22 @@ async def update(context: TaskContext) -> TaskResult:
 async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, recall: bool) -> TaskResult:
     began = context.clock()
     started = context.now().isoformat(timespec="seconds")
+    lines: list[str] = []
     applier = Applier(context.gateway, context.journal)
     if write:
-        await _finish_earlier(context, applier)
+        lines = await _finish_earlier(context, applier)
         marks = await ensure_marks(context.gateway, applier, context.run_id, context.settings)
     else:
         marks = await find_marks(context.gateway, context.settings)
     mark = marks.update if recall else marks.trigger
-    unknown = await _unknown_before(context, marks, kinds)
+    lines += await _unknown_before(context, marks, kinds)
     if context.options.ids:
         kinds = (_kind_of_ids(context.options, kinds),)
     ids = {kind: await _selection(context, kind, marks, mark, recall=recall) for kind in kinds}
     selected = sum(map(len, ids.values()))
     if not selected:
-        return TaskResult(_nothing_to_do(context, mark, marks, kinds, write=write), ok=True)
+        nothing = _nothing_to_do(context, mark, marks, kinds, write=write)
+        return TaskResult("\n".join([nothing, *context.journal.notices, *lines]), ok=True)
     context.progress.media(selected)
     log.info("To look at: %s", ", ".join(count_text(len(some), str(kind)) for kind, some in ids.items() if some))
     if not recall:
@@ -153,7 +155,7 @@ async def _media(context: TaskContext, kinds: Sequence[Kind], *, write: bool, re
         seconds = context.clock() - began
         done = await _report(context, result, book, started, seconds, written=write, selected=selected)
     forgotten = await _forget_unused(context) if write and not result.ended_because else ""
-    return replace(done, text="\n".join([done.text + forgotten, *context.journal.notices, *unknown]))
+    return replace(done, text="\n".join([done.text + forgotten, *context.journal.notices, *lines]))
 
 
 async def _unknown_before(context: TaskContext, marks: Marks, kinds: Sequence[Kind]) -> list[str]:
@@ -260,14 +262,19 @@ def _work(
     return lambda ids, mark: task.run(kind, ids, mark=mark)
 
 
-async def _finish_earlier(context: TaskContext, applier: Applier) -> None:
-    """Carry out to the end what a killed run, or a killed undo, had begun to write."""
+async def _finish_earlier(context: TaskContext, applier: Applier) -> list[str]:
+    """Carry out to the end what a killed run, or a killed undo, had begun to write; lines about it for the user."""
     undoer = Undoer(context.gateway, context.journal, applier)
     resumed = await resume_pending(context.journal, applier, undoer)
+    lines = []
     if resumed.finished:
-        log.info("Finished what an earlier run had begun to write: %s", count_text(len(resumed.finished), "medium"))
+        finished = count_text(len(resumed.finished), "medium")
+        lines.append(f"Finished what an earlier run had begun to write: {finished}.")
+        log.info("%s", lines[0])
     for medium, reason in resumed.failed.items():
-        log.warning("What an earlier run had begun to write to %s cannot be finished: %s", medium, reason)
+        lines.append(f"What an earlier run had begun to write to {medium} cannot be finished: {reason}")
+        log.warning("%s", lines[-1])
+    return lines
 
 
 def _is_marked_only(context: TaskContext) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from demo.stash import RequestRecord
 from tests.e2e import kills
 from tests.e2e.apart import apart, run_while_stash_dies_at, run_with_deaths_of_stash
 from tests.e2e.rig import Rig
@@ -63,6 +64,29 @@ def test_killed_around_a_commit_of_the_ledger(one: Rig, expected: kills.State, n
     server = kills.prepared(one)
     assert kills.killed_at_commit(one, nth, after=after)
     kills.finish(one, server, expected, kills=1)
+
+
+def test_a_run_that_only_finishes_what_an_earlier_one_began_says_so(one: Rig, expected: kills.State) -> None:
+    server = kills.prepared(one)
+    one.settings["concurrent_task_limit"] = 1
+    process = one.start("Tag Videos")
+    removals = 0
+
+    def kill(record: RequestRecord) -> None:
+        nonlocal removals
+        removals += record.variables["input"]["tag_ids"]["mode"] == "REMOVE"
+        if removals == kills.SCENES:  # the last trigger is about to come off, and it does
+            process.kill()
+
+    one.stash.log.on_reply(kill, match="bulkSceneUpdate")
+    process.wait(120)
+    assert removals == kills.SCENES
+    result = one.run()
+    assert result.error is None
+    assert "Nothing to do" in result.output
+    assert "Finished what an earlier run had begun to write: 1 medium." in result.output
+    assert kills.state(one) == expected
+    assert len(server.questions()) == kills.QUESTIONS
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
