@@ -1,7 +1,8 @@
 """Which scenes a person has gone through, what is true there, and what the ledger knows of them. Asks no model.
 
-The truth is what stands in Stash now: markers whose primary tag is one of the vocabulary's. It counts for a scene and
-a tag when the user has said something about it, or when today's settings find the same nothing as there is:
+The truth is what stands in Stash now: markers whose primary tag is one of the vocabulary's, but for those flagged as
+wrong, now or when the flags were collected. It counts for a scene and a tag when the user has said something about it,
+or when today's settings find the same nothing as there is:
 
 * a marker of the tag stands there (set by hand, moved, or left as the connector wrote it, in a scene gone through);
 * or a marker of the tag that the connector wrote was deleted, or the ledger holds another correction of it.
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from haven_vlm.agreement import Stretch
-from haven_vlm.corrections import Correction
+from haven_vlm.corrections import Correction, Verdict
 from haven_vlm.facts import Kind, Marker, Medium, Prompt
 from haven_vlm.journal import Journal
 from haven_vlm.ownership import Record, Role
@@ -71,6 +72,8 @@ class Gatherer:
         self._picture = picture
         self._names: dict[str, str] = {}
         """Id of a tag in Stash → its name in the vocabulary."""
+        self._flag_id = ""
+        """Of the tag that flags what is wrong."""
 
     async def gather(self, ids: Sequence[str] = (), *, limit: int | None = None) -> Evidence:
         """Look at the scenes named, else at all that were gone through.
@@ -143,6 +146,8 @@ class Gatherer:
             names = {t.stash_name: t.name for t in self._settings.tag_list}
             found = await self._gateway.find_tags(list(names))
             self._names = {tag.id: names[name] for name, tag in found.items()}
+            flag = await self._gateway.find_tag(self._settings.incorrect_tag)
+            self._flag_id = flag.id if flag else ""
 
     async def _corrections(self) -> dict[str, list[Correction]]:
         found: dict[str, list[Correction]] = {}
@@ -160,8 +165,9 @@ class Gatherer:
             return "the ledger has no answers for them under today's tags, definitions and picture settings"
         if not covers(sorted(known), duration_ms):
             return "the ledger has answers for a part of them only"
-        markers = [m for m in await self._gateway.markers(medium.id) if m.primary_tag_id in self._names]
-        record = await self._journal.ownership.record(Kind.SCENE, medium.id, [m.id for m in markers])
+        standing = [m for m in await self._gateway.markers(medium.id) if m.primary_tag_id in self._names]
+        markers = [m for m in standing if self._flag_id not in m.tag_ids and not _is_rejected(m, corrections)]
+        record = await self._journal.ownership.record(Kind.SCENE, medium.id, [m.id for m in standing])
         samples = {at_ms: k.sample for at_ms, k in known.items()}
         today = await asyncio.to_thread(conclude, samples, duration_ms, self._settings)
         asked = _asked_about(self._prompt, known)
@@ -199,6 +205,17 @@ def _said(tag_id: str, record: Record, markers: Sequence[Marker], corrections: S
         return True
     standing = {m.id for m in markers}
     return any(o.marker.primary_tag_id == tag_id and i not in standing for i, o in record.markers.items())
+
+
+def _is_rejected(marker: Marker, corrections: Sequence[Correction]) -> bool:
+    """Whether the last word on a marker that still stands is that it is wrong: flags are cleared, markers may stay."""
+    span = (marker.start_ms, max(marker.end_ms or 0, marker.start_ms + 1))
+    words = [
+        c.verdict
+        for c in corrections
+        if c.tag_id == marker.primary_tag_id and (c.after or c.before) == span and c.marker_id in ("", marker.id)
+    ]
+    return bool(words) and words[-1] is Verdict.REJECTED
 
 
 def _carried(tag_id: str, medium: Medium, record: Record, *, today_has: bool) -> bool | None:

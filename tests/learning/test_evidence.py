@@ -180,6 +180,25 @@ async def test_why_scenes_are_left_out_is_said(season: Season) -> None:
     assert few.left_out["only 2 are looked at in one run"] == 2
 
 
+async def test_a_marker_flagged_as_wrong_is_no_truth_before_and_after_the_flag_was_collected(season: Season) -> None:
+    medium = await season.scene()
+    marker = season.marker(medium)
+    flag = season.stash.tag("VLM_Incorrect")
+    season.stash.edit(marker.id, lambda m: replace(m, tag_ids=(flag,)))
+    assert (await season.truth())[medium.id]["Foul"].spans == ()
+    season.stash.edit(marker.id, lambda m: replace(m, tag_ids=()))
+    assert await season.truth() == {}  # the flag is gone, and nothing was said
+    wrong = Correction(
+        Kind.SCENE, medium.id, Verdict.REJECTED, Source.FLAG, season.foul,
+        before=(20_000, 40_000), marker_id=marker.id, at=1.0,
+    )  # fmt: skip
+    await season.journal.corrections.record(wrong)
+    assert (await season.truth())[medium.id]["Foul"].spans == ()
+    right = replace(wrong, verdict=Verdict.CONFIRMED, source=Source.REVIEW, at=2.0)
+    await season.journal.corrections.record(right)
+    assert (await season.truth())[medium.id]["Foul"].spans == ((20_000, 40_000),)
+
+
 async def test_scenes_that_are_named_need_no_correction(season: Season) -> None:
     medium = await season.scene()
     (scene,) = (await season.gather(medium.id)).scenes
