@@ -80,6 +80,7 @@ class CollectTask:
                         Kind.SCENE: build_prompt(self.terms, instructions=settings.instructions),
                         Kind.IMAGE: still_prompt(settings)(self.terms),
                     },
+                    local_only_id=self.marks.local_only.id,
                     vr_tag_id=self.vr_tag_id,
                 )
                 work = CollectWork(
@@ -88,7 +89,6 @@ class CollectTask:
                     flags=flags,
                     pictures=pictures,
                     names=names,
-                    local_only_id=self.marks.local_only.id,
                     progress=self.progress,
                 )
                 return await Collector(work, folder).run(), folder.path

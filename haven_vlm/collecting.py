@@ -45,8 +45,6 @@ class CollectWork:
     pictures: PictureTaker
     names: Mapping[str, str]
     """Id of a tag in Stash → its name in the vocabulary."""
-    local_only_id: str
-    """The tag of what must not leave the local network."""
     progress: Progress
 
 
@@ -199,7 +197,7 @@ class Collector:
         done.corrections += 1
         done.by_verdict[correction.verdict] = done.by_verdict.get(correction.verdict, 0) + 1
         done.pictures += len(shots)
-        done.local_only += self._stays(medium)
+        done.local_only += self._stays(medium, shots)
 
     async def _write(
         self,
@@ -224,7 +222,7 @@ class Collector:
                 shots=named,
                 prompt=prompts[Kind.SCENE if correction.kind is Kind.SCENE else Kind.IMAGE],
                 picture=picture,
-                local_only=medium is not None and self._stays(medium),
+                local_only=medium is not None and self._stays(medium, shots),
                 results=results,
                 problem=problem,
             )
@@ -237,9 +235,10 @@ class Collector:
     async def _remember(self, corrections: Sequence[Correction]) -> None:
         await self._work.journal.corrections.collected([c.id for c in corrections], self._folder.name)
 
-    def _stays(self, medium: Medium) -> bool:
-        """Whether pictures of it must not leave the local network."""
-        return self._work.local_only_id in medium.tag_ids or not self._work.settings.allow_remote_media
+    def _stays(self, medium: Medium, shots: Sequence[Shot]) -> bool:
+        """Whether these pictures must not leave the local network."""
+        tagged = self._work.pictures.local_only_id in medium.tag_ids or any(shot.local_only for shot in shots)
+        return tagged or not self._work.settings.allow_remote_media
 
 
 def summary(done: Collected, folder: str) -> str:

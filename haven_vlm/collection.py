@@ -45,6 +45,8 @@ class Shot:
     """What the ledger knows the model to have said about this very picture."""
     image_id: str = ""
     """The image it is of, in a gallery."""
+    local_only: bool = False
+    """That image must not leave the network, whatever holds for the gallery."""
 
 
 def moments_of_span(

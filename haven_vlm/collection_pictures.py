@@ -41,6 +41,8 @@ class PictureTaker:
     stills: Stills
     prompts: Mapping[Kind, Prompt]
     """The question asked of a scene's frames, and of an image."""
+    local_only_id: str
+    """The tag of what must not leave the local network."""
     vr_tag_id: str = ""
 
     async def of_scene(
@@ -87,7 +89,7 @@ class PictureTaker:
             except MediaError as exc:
                 reason = str(exc)
                 continue
-            shots.append(replace(some[0], image_id=image.id))
+            shots.append(replace(some[0], image_id=image.id, local_only=self.local_only_id in image.tag_ids))
         if not shots:
             raise MediaUnreadable(reason)
         return shots, picture

@@ -163,13 +163,14 @@ def test_images_galleries_and_whole_scenes(looked_at: tuple[Rig, int]) -> None:
     said = collect(one)
     assert "Collected 3 corrections" in said
     assert "3 flags cleared" in said
-    assert "1 of them show what must stay" in said
+    assert "2 of them show what must stay" in said, "the image, and the gallery that holds it"
     image, shown, whole = sorted(collected(one), key=lambda c: ("image", "gallery", "scene").index(c["kind"]))
     assert (image["tag"], image["results"], image["local_only"]) == ("", [{"tag": "Dunk"}], True)
     assert (image["width_px"], image["height_px"]) == (3200, 1800)
     (frame,) = image["frames"]
     assert (frame["width_px"], frame["place"], [*frame["answer"]["tags"]]) == (640, "picture", ["Dunk"])
     assert [f["image_id"] for f in shown["frames"]] == [str(i) for i in ids]
+    assert shown["local_only"] is True
     assert [r["tag"] for r in whole["results"]] == ["Foul", "Dunk"]
     assert len(whole["frames"]) == 10, "five of each marker"
     left = one.stash.scene_tags(scene) + one.stash.image_tags(ids[0]) + one.stash.gallery_tags(gallery)
