@@ -62,6 +62,9 @@ class Budget:
     _known: Usage = field(default_factory=Usage, init=False)
     """Used on that day as far as the book tells: other processes, earlier runs, and what is `_booked` of ours."""
     _booked: Usage = field(default_factory=Usage, init=False)
+    _counted: tuple[Allowance, ...] = field(default=(), init=False)
+    _counted_for: tuple[Usage | None, ...] = field(default=(None,) * 4, init=False)
+    """What `_counted` was made from: it is looked at many times between two changes."""
 
     def __post_init__(self) -> None:
         each = self.settings
@@ -81,12 +84,18 @@ class Budget:
             self._largest = Usage(requests=1, tokens_in=tokens_in, tokens_out=tokens_out)
 
     def allowances(self, used: Usage) -> tuple[Allowance, ...]:
-        """All limits that are set, those of the run first."""
+        """All limits that are set, those of the run first; see `turn_page`."""
         if not self.is_limited:
             return ()
+        state = (used, self._known, self._booked, self._largest)
+        if any(old is not new for old, new in zip(self._counted_for, state, strict=True)):
+            self._counted_for, self._counted = state, self._count(used)
+        return self._counted
+
+    def _count(self, used: Usage) -> tuple[Allowance, ...]:
         each, one = self.settings, self._largest if self._largest.requests else GUESS
         found: list[Allowance] = []
-        today = self._today(used) if self.is_daily else used
+        today = self._known + (used - self._booked)
         for suffix, total in (("", used), ("_per_day", today)):
             for what, amount, single in (
                 ("requests", total.requests, 1),
@@ -122,7 +131,7 @@ class Budget:
 
     def unbooked(self, used: Usage) -> tuple[date, Usage]:
         """The day, and what was used on it that is not in the book yet."""
-        self._turn_page(used)
+        self.turn_page(used)
         return self._day, used - self._booked
 
     def booked(self, day: date, amount: Usage, total: Usage) -> None:
@@ -130,11 +139,8 @@ class Budget:
         if day == self._day:
             self._booked, self._known = self._booked + amount, total
 
-    def _today(self, used: Usage) -> Usage:
-        self._turn_page(used)
-        return self._known + (used - self._booked)
-
-    def _turn_page(self, used: Usage) -> None:
+    def turn_page(self, used: Usage) -> None:
+        """Begin a new day if there is one; called once in a while, because asking for the date costs its time."""
         today = self.now().date()
         if today != self._day:
             self._day, self._known, self._booked = today, Usage(), used

@@ -88,6 +88,7 @@ class Multiplexer:
             sleep=sleep,
         )
         self._book = book
+        self._daily = [m for m in self._members if m.budget.is_daily and not m.never]
         self._booking: asyncio.Task[None] | None = None
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._alarms: set[asyncio.Task[None]] = set()
@@ -210,6 +211,8 @@ class Multiplexer:
         """Something changed that could let work through, or end the hope for it."""
         if not self._open:
             return
+        for member in self._daily:
+            member.look_at_limits()
         if self._book is not None and (self._booking is None or self._booking.done()):
             self._start_booking()
         self._outage.look()
@@ -220,12 +223,9 @@ class Multiplexer:
             if not watcher.done():
                 watcher.set_result(None)
 
-    def _daily(self) -> list[Member]:
-        return [m for m in self._members if m.budget.is_daily and not m.never]
-
     def _start_booking(self) -> None:
         """Enter what was used since the last time, if that matters; a run that is killed loses a moment of it."""
-        if any(m.budget.unbooked(m.endpoint.used)[1] != Usage() for m in self._daily()):
+        if any(m.budget.unbooked(m.endpoint.used)[1] != Usage() for m in self._daily):
             self._booking = asyncio.create_task(self._enter_all(), name="entering what endpoints used")
             self._booking.add_done_callback(lambda _: self._changed())
 
@@ -234,7 +234,7 @@ class Multiplexer:
         if self._book is None:
             return
         try:
-            for member in self._daily():
+            for member in self._daily:
                 while await member.enter(self._book):
                     member.look_at_limits()  # another run may have used up what was left
         except LedgerError as error:

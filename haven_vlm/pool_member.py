@@ -239,7 +239,8 @@ class Member:
         if not self.leases:
             self._busy_s += self._clock() - self._busy_since
         self.breaker.end(lease.breaker_ticket, ok=None)  # only counts where nothing was said about the attempt
-        self.look_at_limits()
+        if self.budget.is_limited:
+            self.look_at_limits()
         self._changed()
 
     # --- how attempts ended -----------------------------------------------------------------------------------
@@ -339,6 +340,7 @@ class Member:
 
     def look_at_limits(self) -> None:
         """Say so, once, when a limit is used up; and look again when it no longer is."""
+        self.budget.turn_page(self.endpoint.used)
         spent = self.spent
         if spent is not None and self._told_limit != spent.setting:
             log.warning("endpoint “%s” gets no more questions: %s", self.name, self._spent_text(spent))

@@ -102,13 +102,15 @@ def test_what_an_older_version_left_on_the_page_does_no_harm(tmp_path: Path) -> 
 
 def test_endpoints_tags_and_folders_as_one_line_each(tmp_path: Path) -> None:
     page: dict[str, object] = {
-        "endpoints": "http://192.168.1.20:1234/v1 weight=5 max=4; http://gpu:8080/v1/ fallback key_env=GPU_KEY model=b",
+        "endpoints": "http://192.168.1.20:1234/v1 weight=5 max=4; http://gpu:8080/v1/ fallback key_env=GPU_KEY model=b "
+        "only_for=images max_requests_per_day=500 price_in=0.4 max_cost=2",
         "model": "qwen3-vl",
         "tag_list": "Foul, Dunk",
         "path_mutation": "/data=/mnt/videos; D:\\films=/mnt/films",
     }
     settings = load(tmp_path, page=page).settings
     first, second = settings.endpoints
+    assert (second.only_for, second.max_requests_per_day, second.price_in, second.max_cost) == ("images", 500, 0.4, 2.0)
     assert (first.name, first.weight, first.max_concurrent, first.model) == ("192.168.1.20:1234", 5, 4, "qwen3-vl")
     assert (second.base_url, second.is_fallback, second.api_key_env, second.model) == (
         "http://gpu:8080/v1",

@@ -79,6 +79,7 @@ def test_what_others_used_on_the_day_counts_and_is_gone_with_it() -> None:
     assert daily.unbooked(Usage(requests=12))[1] == Usage(requests=2)
     assert daily.exhausted(Usage(requests=15)) is not None
     moment[0] += timedelta(hours=12)
+    daily.turn_page(Usage(requests=15))
     assert daily.exhausted(Usage(requests=15)) is None
     daily.booked(day, Usage(requests=5), Usage(requests=200))  # came too late: that day is over
     assert daily.room(Usage(requests=20), under_way=0, unsent=0) == 95
