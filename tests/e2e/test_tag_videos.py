@@ -297,6 +297,25 @@ def test_the_endpoints_going_away_in_mid_run_keeps_what_was_answered(one: Rig) -
     assert len(server.questions()) - answered <= 21
 
 
+def test_a_limit_that_is_used_up_ends_the_run_and_the_next_one_goes_on(one: Rig) -> None:
+    server = one.vision()
+    one.use(f"{server.base_url} max_requests_per_day=12")
+    scene = one.scene()
+    result = one.run()
+    assert result.error and "max_requests_per_day is used up (12 of 12 requests)" in result.error
+    assert "at midnight" in result.error
+    assert "VLM_TagMe" in one.stash.scene_tags(scene)
+    assert len(server.entries) == 12
+    result = one.run()
+    assert result.error and "max_requests_per_day" in result.error
+    assert len(server.entries) == 12, "the day is not over"
+    one.use(f"{server.base_url} max_requests_per_day=500")
+    asked = len(server.questions())
+    assert one.run().error is None
+    one.assert_true(scene)
+    assert len(server.questions()) - asked <= 21 - asked + 1
+
+
 # --- the process edge -----------------------------------------------------------------------------------------
 
 
