@@ -275,6 +275,11 @@ class StashLibrary:
         return self._client.version_text
 
     @property
+    def login_ages(self) -> bool:
+        """Whether the login is a session that ends some time after its last use, and no key."""
+        return self._client.needs_keep_alive
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What must not be seen in any log line."""
         return self._client.transport.secrets

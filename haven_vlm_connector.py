@@ -325,6 +325,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 outline=outline_yaml,
             ),
             stash_version=gateway.version,
+            login_ages=gateway.login_ages,
             mode=call.mode,
             run_id=run_id,
         )
@@ -363,6 +364,8 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 file=str(html or ""),
             )
             await asyncio.to_thread(live.add_run, entry)
+            if done and done.check:
+                await asyncio.to_thread(live.write_check, done.check)
             try:
                 await journal.end_run(run_id, result.partition("\n")[0])
             except LedgerError as exc:  # a full disk, most likely: what came of the task matters more

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
-from haven_vlm.errors import EndpointError, StashError
-from haven_vlm.facts import Kind
+from haven_vlm.bootstrap import REQUIREMENTS
+from haven_vlm.endpoint_check import check_endpoint
+from haven_vlm.errors import ConfigError, StashError
+from haven_vlm.facts import Kind, Term
 from haven_vlm.journal import Journal
 from haven_vlm.marks import find_marks
+from haven_vlm.page_data import CheckItem, CheckSection, Verdict
 from haven_vlm.pool_ports import VisionEndpoint
+from haven_vlm.prompts import build_prompt
 from haven_vlm.server_survey import Found, discover
 from haven_vlm.settings import EndpointSettings, Settings
-from haven_vlm.stash_ports import StashGateway
+from haven_vlm.stash_ports import MediaFilter, StashCollections
 from haven_vlm_utility import count_text, map_path
 
 log = logging.getLogger(__name__)
@@ -28,63 +33,34 @@ FILES_LOOKED_AT = 3
 Discover = Callable[[], Awaitable[tuple[Found, ...]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the check."""
-
-    ok: bool
-    text: str
-
-    def __str__(self) -> str:
-        return f"{'✓' if self.ok else '✗'} {self.text}"
-
-
 async def check_everything(
     *,
     settings: Settings,
     endpoints: Sequence[VisionEndpoint],
-    gateway: StashGateway,
+    gateway: StashCollections,
     stash_version: str,
     journal: Journal,
     data_dir: Path,
+    login_ages: bool = False,
     find_servers: Discover = discover,
-) -> list[Finding]:
-    """Check endpoints, Stash, a few files, ledger and disk; what fails becomes a finding, never an exception."""
-    findings = list(await asyncio.gather(*(check_endpoint(e) for e in endpoints)))
-    if not all(f.ok for f in findings):
+    random: Random | None = None,
+) -> list[CheckSection]:
+    """Check endpoints, Stash, dependencies, a few files, disk and ledger; what fails becomes a finding.
+
+    `login_ages`: Stash knows us by a session that ends, not by a key.
+    """
+    terms = [Term(t.name, t.definition, t.aliases) for t in settings.tag_list]
+    prompt = build_prompt(terms, instructions=settings.instructions)
+    sections = list(await asyncio.gather(*(check_endpoint(e, prompt) for e in endpoints)))
+    if not all(s.ok for s in sections):
         found = await other_servers([e.base_url for e in endpoints], find_servers)
-        findings += [Finding(True, offered(f)) for f in found]
-    findings += await _stash(settings, gateway, stash_version)
-    findings.append(await _ledger(journal))
-    findings.append(await asyncio.to_thread(_disk, data_dir))
-    return findings
-
-
-async def check_endpoint(endpoint: VisionEndpoint) -> Finding:
-    """Try one endpoint with a picture and say what it can do, or what to mend."""
-    name = f"{endpoint.name} ({endpoint.base_url})"
-    try:
-        found = await endpoint.prepare()
-    except EndpointError as exc:
-        return Finding(False, f"{name}: {exc}{' ' + exc.fix if exc.fix else ''}")
-    traits = [
-        f"server {found.server}",
-        f"model {found.model}",
-        "sees pictures" if found.sees_pictures else "whether it sees pictures could not be confirmed",
-        f"JSON schema {found.json_schema}",
-        "gives probabilities" if found.logprobs else "gives no probabilities",
-        "OUTSIDE the local network" if found.is_remote else "local",
-    ]
-    if found.thinking not in ("none", "unknown"):
-        traits.append(f"thinking {found.thinking}")
-    if found.parallel_hint:
-        traits.append(f"{found.parallel_hint} at once")
-    if found.several_pictures and found.thinking != "always":
-        most = found.most_pictures
-        traits.append(f"up to {most} pictures a question" if most else "several pictures a question")
-    if found.answer_s:
-        traits.append(f"one answer took {found.answer_s:.1f} s")
-    return Finding(True, f"{name}: {', '.join(traits)}" + "".join(f"; {note.rstrip('.')}" for note in found.notes))
+        items = tuple(CheckItem("found here", Verdict.NOTE, offered(f)) for f in found)
+        sections += [CheckSection("endpoint", "Other model servers", "", items)] if items else []
+    sections += await _stash(settings, gateway, stash_version, random or Random(), login_ages=login_ages)
+    sections.append(CheckSection("dependencies", "Python packages", "", tuple(_packages())))
+    sections.append(CheckSection("disk", "Disk", "", (await asyncio.to_thread(_disk, data_dir),)))
+    sections.append(CheckSection("ledger", "Ledger", "", (await _ledger(journal),)))
+    return sections
 
 
 async def other_servers(base_urls: Collection[str], find_servers: Discover = discover) -> list[Found]:
@@ -109,40 +85,66 @@ async def with_servers_found(settings: Settings, find_servers: Discover = discov
     return settings.model_copy(update={"endpoints": (*settings.endpoints, *more)})
 
 
-async def _stash(settings: Settings, gateway: StashGateway, version: str) -> list[Finding]:
+async def _stash(
+    settings: Settings, gateway: StashCollections, version: str, random: Random, *, login_ages: bool
+) -> list[CheckSection]:
     try:
         marks = await find_marks(gateway, settings)
         ids = await gateway.media_ids(Kind.SCENE, marks.trigger.id) if marks.trigger.id else []
-        findings = [
-            Finding(True, f"Stash {version} answers; {count_text(len(ids), 'scene')} tagged “{marks.trigger.name}”.")
-        ]
-        for scene_id in ids[:: max(1, len(ids) // FILES_LOOKED_AT)][:FILES_LOOKED_AT]:
+        tagged = f"{count_text(len(ids), 'scene')} tagged “{marks.trigger.name}”"
+        items = [CheckItem("login", Verdict.OK, f"Stash {version} answers"), CheckItem("to do", Verdict.OK, tagged)]
+        if login_ages:
+            items.append(CheckItem("long runs", Verdict.NOTE, "the login is a session that ages", _FIX_KEY))
+        else:
+            items.append(CheckItem("long runs", Verdict.OK, "the login lasts as long as a run"))
+        everything = MediaFilter(Kind.SCENE, {"file_count": {"value": 0, "modifier": "GREATER_THAN"}})
+        scenes = await gateway.find_ids(everything)
+        files = []
+        for scene_id in random.sample(scenes, min(FILES_LOOKED_AT, len(scenes))):
             medium = await gateway.medium(Kind.SCENE, scene_id)
             if medium is not None and medium.files:
-                findings.append(await _file(map_path(medium.files[0].path, settings.path_mutation)))
-    except StashError as exc:
-        return [Finding(False, f"Stash: {exc}")]
-    return findings
+                files.append(await _file(map_path(medium.files[0].path, settings.path_mutation)))
+    except (StashError, ConfigError) as exc:
+        return [CheckSection("stash", "Stash", "", (CheckItem("login", Verdict.PROBLEM, str(exc)),))]
+    paths = files or [CheckItem("files", Verdict.NOTE, "There is no scene with a file yet.")]
+    return [
+        CheckSection("stash", "Stash", "", tuple(items)),
+        CheckSection("paths", "Files of scenes", "", tuple(paths)),
+    ]
 
 
-async def _file(path: str) -> Finding:
+_FIX_KEY = "Generate an API key in Stash (Settings → Security): then a run of any length stays logged in."
+
+
+async def _file(path: str) -> CheckItem:
     if await asyncio.to_thread(Path(path).is_file):
-        return Finding(True, f"{path} can be read here.")
-    return Finding(
-        True,
-        f"{path} is not on this machine: it will be read through Stash, which is slower. If this machine knows the "
-        f"folder by another path, set path_mutation.",
-    )
+        return CheckItem("file", Verdict.OK, f"{path} can be read here")
+    text = f"{path} is not on this machine: it is read through Stash, which is slower"
+    return CheckItem("file", Verdict.NOTE, text, "If this machine knows the folder by another path, set path_mutation.")
 
 
-async def _ledger(journal: Journal) -> Finding:
+def _packages() -> list[CheckItem]:
+    found = []
+    for requirement in REQUIREMENTS:
+        try:
+            version = importlib.metadata.version(requirement.pip_name)
+        except importlib.metadata.PackageNotFoundError:
+            version = "of unknown version"
+        found.append(CheckItem(requirement.pip_name, Verdict.OK, version))
+    return found
+
+
+async def _ledger(journal: Journal) -> CheckItem:
     held = await journal.statistics()
     size = f"{held.size_bytes / 1024 / 1024:.1f} MB"
-    text = f"The ledger holds {held.answers:,} answers about {count_text(held.files, 'file')} ({size})."
-    return Finding(not journal.notices, " ".join([text, *journal.notices]))
+    text = f"It holds {held.answers:,} answers about {count_text(held.files, 'file')} ({size})."
+    verdict = Verdict.NOTE if journal.notices else Verdict.OK
+    return CheckItem("ledger", verdict, " ".join([text, *journal.notices]))
 
 
-def _disk(data_dir: Path) -> Finding:
+def _disk(data_dir: Path) -> CheckItem:
     free = shutil.disk_usage(data_dir).free
     text = f"{free / 1024**3:.1f} GB are free in {data_dir}"
-    return Finding(free >= FEW_BYTES, f"{text}." if free >= FEW_BYTES else f"Only {text}: make room there.")
+    if free >= FEW_BYTES:
+        return CheckItem("free", Verdict.OK, text)
+    return CheckItem("free", Verdict.PROBLEM, f"Only {text}", "Make room there, or point data_dir to another disk.")

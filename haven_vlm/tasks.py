@@ -15,6 +15,7 @@ from haven_vlm.applying import Applier
 from haven_vlm.checking import check_everything, offered, other_servers
 from haven_vlm.collect_task import CollectTask
 from haven_vlm.collecting import summary
+from haven_vlm.endpoint_check import as_table
 from haven_vlm.errors import ConfigError, LedgerError
 from haven_vlm.facts import Kind, TagRef, Term
 from haven_vlm.files import write_atomically
@@ -24,6 +25,7 @@ from haven_vlm.learning import ConfigFile, Learning
 from haven_vlm.marks import Marks, ensure_marks, find_marks
 from haven_vlm.media_access import OpenVideo
 from haven_vlm.multiplexer import Multiplexer
+from haven_vlm.page_data import CheckResult, Verdict
 from haven_vlm.picture import Preparation
 from haven_vlm.pool_ports import VisionEndpoint
 from haven_vlm.ports import Analyzer, FetchBytes
@@ -71,6 +73,8 @@ class TaskContext:
     stash_version: str
     mode: str
     run_id: int
+    login_ages: bool = False
+    """Stash knows us by a session that ends some time after its last use, not by a key."""
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = field(default=lambda: datetime.now().astimezone())
 
@@ -85,6 +89,8 @@ class TaskResult:
     """Of the tasks that work on media."""
     html: Path | None = None
     """Its HTML file."""
+    check: CheckResult | None = None
+    """Of Check Endpoints."""
 
 
 Task = Callable[[TaskContext], Awaitable[TaskResult]]
@@ -444,18 +450,22 @@ async def collect_incorrect_markers(context: TaskContext) -> TaskResult:
 
 async def check_endpoints(context: TaskContext) -> TaskResult:
     """Try every endpoint, Stash, some files, ledger and disk, and say what works and what to mend."""
-    findings = await check_everything(
+    sections = await check_everything(
         settings=context.settings,
         endpoints=context.endpoints,
         gateway=context.gateway,
         stash_version=context.stash_version,
         journal=context.journal,
         data_dir=context.data_dir,
+        login_ages=context.login_ages,
     )
-    for finding in findings:
-        if not finding.ok:
-            log.error("%s", finding)
-    return TaskResult("\n".join(str(f) for f in findings), ok=all(f.ok for f in findings))
+    for section in sections:
+        for item in section.items:
+            if item.verdict is Verdict.PROBLEM:
+                log.error("%s: %s %s", section.title, item.text, item.fix)
+    ok = all(section.ok for section in sections)
+    check = CheckResult(context.run_id, context.now().isoformat(timespec="seconds"), ok, tuple(sections))
+    return TaskResult(as_table(sections), ok=ok, check=check)
 
 
 TASKS: Mapping[str, Task] = {

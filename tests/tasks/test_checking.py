@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from haven_vlm.checking import check_endpoint, check_everything, with_servers_found
+from haven_vlm.checking import check_everything, with_servers_found
 from haven_vlm.endpoint import HttpEndpoint
+from haven_vlm.endpoint_check import as_table
 from haven_vlm.errors import StashUnavailable
 from haven_vlm.facts import Kind, MediaFile, Medium, TagRef
 from haven_vlm.journal import Journal
@@ -31,6 +32,9 @@ class Library:
             raise StashUnavailable("nobody answers")
         return {"VLM_TagMe": TagRef("7", "VLM_TagMe")}
 
+    async def find_ids(self, wanted: object) -> list[str]:
+        return ["1"]
+
     async def media_ids(self, kind: Kind, tag_id: str) -> list[str]:
         return ["1"]
 
@@ -42,59 +46,49 @@ async def found() -> tuple[Found, ...]:
     return (OTHER,)
 
 
+async def check(library: Library, tmp_path: Path, *, dead: bool = False, login_ages: bool = False) -> str:
+    async with Journal(tmp_path / "ledger.sqlite") as journal, HttpEndpoint(SETTINGS.endpoints[0]) as endpoint:
+        return as_table(
+            await check_everything(
+                settings=SETTINGS,
+                endpoints=[endpoint] if dead else [],
+                gateway=library,  # type: ignore[arg-type]
+                stash_version="v0.30.1",
+                journal=journal,
+                data_dir=tmp_path,
+                login_ages=login_ages,
+                find_servers=found,
+            )
+        )
+
+
+def flat(table: str) -> str:
+    return " ".join(table.split())
+
+
 async def test_everything_that_is_wrong_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     film.touch()
-    async with (
-        Journal(tmp_path / "ledger.sqlite") as journal,
-        HttpEndpoint(SETTINGS.endpoints[0]) as endpoint,
-    ):
-        findings = await check_everything(
-            settings=SETTINGS,
-            endpoints=[endpoint],
-            gateway=Library(str(film)),  # type: ignore[arg-type]
-            stash_version="v0.30.1",
-            journal=journal,
-            data_dir=tmp_path,
-            find_servers=found,
-        )
-    lines = [str(f) for f in findings]
-    assert lines[0].startswith("✗ Desktop (http://127.0.0.1:9/v1): ")
-    assert lines[1] == (
-        "✓ On this machine llama.cpp answers at http://127.0.0.1:8080/v1; to use it, add that to endpoints."
-    )
-    assert lines[2] == "✓ Stash v0.30.1 answers; 1 scene tagged “VLM_TagMe”."
-    assert lines[3] == f"✓ {film} can be read here."
-    assert "The ledger holds 0 answers" in lines[4]
-    assert "are free in" in lines[5]
+    table = flat(await check(Library(str(film)), tmp_path, dead=True))
+    assert "Desktop (http://127.0.0.1:9/v1) ✗ reachable nobody answers at 127.0.0.1:9" in table
+    assert "→ Start the model server, and check its port." in table
+    assert "On this machine llama.cpp answers at http://127.0.0.1:8080/v1; to use it, add that to endpoints." in table
+    assert "✓ login Stash v0.30.1 answers ✓ to do 1 scene tagged “VLM_TagMe” ✓ long runs" in table
+    assert f"✓ file {film} can be read here" in table
+    assert "aiohttp" in table and "It holds 0 answers" in table and "are free in" in table
 
 
 async def test_a_stash_that_is_gone_is_one_finding(tmp_path: Path) -> None:
-    async with Journal(tmp_path / "ledger.sqlite") as journal:
-        findings = await check_everything(
-            settings=SETTINGS,
-            endpoints=[],
-            gateway=Library("", down=True),  # type: ignore[arg-type]
-            stash_version="v0.30.1",
-            journal=journal,
-            data_dir=tmp_path,
-            find_servers=found,
-        )
-    assert "✗ Stash: nobody answers" in [str(f) for f in findings]
+    assert "Stash ✗ login nobody answers" in flat(await check(Library("", down=True), tmp_path))
 
 
 async def test_a_file_that_is_not_here_is_told_with_the_setting(tmp_path: Path) -> None:
-    async with Journal(tmp_path / "ledger.sqlite") as journal:
-        findings = await check_everything(
-            settings=SETTINGS,
-            endpoints=[],
-            gateway=Library("/data/film.mp4"),  # type: ignore[arg-type]
-            stash_version="v0.30.1",
-            journal=journal,
-            data_dir=tmp_path,
-            find_servers=found,
-        )
-    assert any("path_mutation" in f.text and f.ok for f in findings)
+    assert "• file /data/film.mp4 is not on this machine" in flat(await check(Library("/data/film.mp4"), tmp_path))
+
+
+async def test_a_login_that_ages_is_told_with_its_fix(tmp_path: Path) -> None:
+    table = flat(await check(Library("/data/film.mp4"), tmp_path, login_ages=True))
+    assert "→ Generate an API key in Stash" in table
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -112,9 +106,3 @@ async def test_an_endpoint_already_named_is_not_found_again() -> None:
         }
     )
     assert len((await with_servers_found(named, found)).endpoints) == 1
-
-
-async def test_a_dead_endpoint_is_a_finding_with_its_fix() -> None:
-    async with HttpEndpoint(SETTINGS.endpoints[0]) as endpoint:
-        finding = await check_endpoint(endpoint)
-    assert not finding.ok and "127.0.0.1:9" in finding.text
