@@ -36,6 +36,7 @@ from haven_vlm.stash_wire import Envelope, ProgressWriter, read_envelope, reply
 if TYPE_CHECKING:
     from haven_vlm.facts import Term
     from haven_vlm.media_access import OpenVideo
+    from haven_vlm.ports import Analyzer
     from haven_vlm.reports import RunReport
     from haven_vlm.tasks import TaskResult
 
@@ -271,7 +272,24 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
         writer = ProgressWriter(display.progress)
         progress = Progress(lambda pace: writer(pace.fraction, str(pace)))
 
-        def make_analyzer(terms: Sequence[Term], any_model: bool) -> BuiltInEngine:
+        preparation = Preparation(max_side_px=settings.image_max_side, jpeg_quality=settings.jpeg_quality)
+
+        def make_analyzer(terms: Sequence[Term], any_model: bool) -> Analyzer:
+            if settings.engine == "vlm-engine":
+                from haven_vlm.vlm_engine import VlmEngine
+                from haven_vlm.vlm_engine_install import python_of
+
+                return VlmEngine(
+                    pool=pool,
+                    store=journal,
+                    progress=progress,
+                    make_prompt=lambda some: build_prompt(some, instructions=settings.instructions),
+                    terms=terms,
+                    settings=settings,
+                    preparation=preparation,
+                    python=lambda: asyncio.to_thread(python_of, data_dir / "vlm-engine", settings.vlm_engine.python),
+                    any_model=any_model,
+                )
             return BuiltInEngine(
                 pool=pool,
                 store=journal,
@@ -315,7 +333,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             fetch=fetch,
             progress=progress,
             show_share=writer,
-            preparation=Preparation(max_side_px=settings.image_max_side, jpeg_quality=settings.jpeg_quality),
+            preparation=preparation,
             open_video=VideoReader,
             data_dir=data_dir,
             settings_file=SettingsFile(

@@ -181,7 +181,7 @@ def with_opencv(path: str, times: list[float]) -> int:
 def with_vlm_engine(path: str, times: list[float]) -> int:
     import decord
     from PIL import Image
-    from vlm_engine.video_frame_extractor import VideoFrameExtractor  # type: ignore[import-not-found]
+    from vlm_engine.video_frame_extractor import VideoFrameExtractor
 
     extractor = VideoFrameExtractor(device_str="cpu")
     rate, given = decord.VideoReader(path, ctx=decord.cpu(0)).get_avg_fps(), 0

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 import haven_vlm_config as config
 from docs.trouble import trouble_page
-from haven_vlm.settings import EndpointSettings, Section, Settings, TagSettings
+from haven_vlm.settings import EndpointSettings, Section, Settings, TagSettings, VlmEngineSettings
 
 DOCS = Path(__file__).resolve().parent
 
@@ -55,6 +55,8 @@ def settings_page() -> str:
     parts = [_INTRODUCTION, "## General\n\n", *_table(Settings, config.default_values())]
     parts += ["\n## An endpoint\n\n", *_table(EndpointSettings, {})]
     parts += ["\n## A tag\n\nA name alone will do. A mapping can hold:\n\n", *_table(TagSettings, {}), "\n"]
+    parts += ["## vlm_engine\n\nFor `engine: vlm-engine`; see [vlm-engine](vlm-engine.md).\n\n"]
+    parts += [*_table(VlmEngineSettings, {}), "\n"]
     parts.append(_PAGE.format(keys=", ".join(f"`{key}`" for key in config.PAGE_KEYS)))
     return "".join(parts)
 

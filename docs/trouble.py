@@ -105,7 +105,7 @@ A mistake is named with its key and the place it came from; all of them at once.
 * *the drive or the network hangs*: the run goes on with other files; look after the drive.
 """,
         """media opening container decoding reading location framing frame_image picture ffmpeg_cli crew videos images
-        galleries image_* media_access stills still_reading zips haven_vlm_engine likeness tone""",
+        galleries image_* media_access stills still_reading zips haven_vlm_engine vlm_engine* likeness tone""",
     ),
     Topic(
         "Ledger, reports and disk",

@@ -222,6 +222,8 @@ class VideoJob:
     A video that was never looked at is looked at as usual."""
     kind: Kind = Kind.SCENE
     """`IMAGE` for a clip among the images: some endpoints may be reserved for these."""
+    path: str = ""
+    """The file as this machine names it, for an engine that opens it itself; it need not be there."""
 
 
 class Analyzer(Protocol):

@@ -176,6 +176,26 @@ class TagSettings(TagTuning, TagWords):
         return self.rename or self.name
 
 
+class VlmEngineSettings(Section):
+    """The package `vlm-engine`, for `engine: vlm-engine`."""
+
+    python: Path | None = Field(
+        None, description="Python that has the package. Empty: an environment in `data_dir`, made at the first run."
+    )
+    options: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict,
+        description="The package's own settings, as they are called there: `model` (its ModelConfig), `process` (of "
+        "process_video), `categories` (tag → its limits). The endpoints are always the connector's.",
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _known(cls, value: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        if unknown := sorted(set(value) - {"model", "process", "categories"}):
+            raise ValueError(f"{', '.join(unknown)}: only model, process and categories are options of vlm-engine")
+        return value
+
+
 def _tag_list(value: object) -> object:
     if isinstance(value, list | tuple):
         return [{"name": item} if isinstance(item, str) else item for item in value]
@@ -213,6 +233,11 @@ class Settings(Section):
     )
 
     # how to look
+    engine: Literal["built-in", "vlm-engine"] = Field(
+        "built-in",
+        description="What searches videos: the connector itself, or the package `vlm-engine` (docs/vlm-engine.md).",
+    )
+    vlm_engine: VlmEngineSettings = Field(VlmEngineSettings(), description="About that package; see below.")
     video_frame_interval: Duration = Field(Length(2.0), description="Distance of the frames that are always looked at.")
     sampling: Literal["fixed", "refine", "adaptive"] = Field(
         "refine",

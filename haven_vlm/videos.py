@@ -40,7 +40,7 @@ from haven_vlm.run_lock import Claims
 from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import StashGateway
 from haven_vlm.timeline import Findings, conclude
-from haven_vlm_utility import first_error
+from haven_vlm_utility import first_error, map_path
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +194,7 @@ class VideoRun:
             open_reader=lambda: self._open(medium, preparation),
             local_only=local_only,
             known_times_only=work.recall,
+            path=map_path(file.path, work.settings.path_mutation),
         )
 
     def _open(self, medium: Medium, preparation: Preparation) -> AbstractAsyncContextManager[FrameReader]:

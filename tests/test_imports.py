@@ -28,14 +28,17 @@ LAYERS: tuple[tuple[str, str], ...] = (
         media_access collection_files
         chat endpoint_troubles endpoint_transport server_survey model_choice capability judging endpoint
         journal journal_answers journal_corrections journal_damage journal_ownership journal_runs journal_schema
-        journal_spending journal_thread""",
+        journal_spending journal_thread vlm_engine_install""",
     ),
     (
         "services",
         """scheduling pool_member pool_statistics outage settling multiplexer applying undoing reviewing report_book
         batch_writing marks""",
     ),
-    ("engines", "haven_vlm_engine video_look image_engine image_looking"),
+    (
+        "engines",
+        "haven_vlm_engine video_look image_engine image_looking vlm_engine vlm_engine_bridge vlm_engine_worker",
+    ),
     ("runs", "evidence learning videos images galleries image_task flags collection_pictures collecting collect_task"),
     ("tasks", "tasks checking endpoint_check page_operations"),
     ("edge", "haven_vlm_connector command_line"),
@@ -50,7 +53,7 @@ ROWS = {
 
 ONLY = {
     "av": {"opening", "container", "decoding", "frame_image", "media"},
-    "aiohttp": {"endpoint_transport", "endpoint_troubles", "fetching"},
+    "aiohttp": {"endpoint_transport", "endpoint_troubles", "fetching", "vlm_engine_bridge"},
     "stashapi": {"haven_media_handler"},
     "requests": {"stash_transport"},
     "sqlite3": {
