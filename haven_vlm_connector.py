@@ -113,6 +113,16 @@ def _stoppable() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    """Whatever a task writes is for this account alone: reports, pictures and the ledger tell what people watch."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None, told: bool = False) -> Outcome:
     """Read what is asked, do it, and say how it went; never raises.
 
@@ -132,7 +142,8 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None, to
         spare_dir = call.config_dir / "haven_vlm"
         log.debug("packages: %s", ensure_dependencies(PLUGIN_DIR, spare_dir=spare_dir))
         _load_tasks(spare_dir)
-        result = asyncio.run(_perform(call, display))
+        with _private_files():
+            result = asyncio.run(_perform(call, display))
     except HavenError as exc:
         return Outcome("", str(exc), command_line.code_for(exc))
     except KeyboardInterrupt:
@@ -187,7 +198,8 @@ def _page(call: Envelope, display: Display) -> Outcome:
         return Outcome("", answer=there)
     try:
         ensure_dependencies(PLUGIN_DIR, spare_dir=call.config_dir / "haven_vlm")
-        return Outcome("", answer=asyncio.run(_operate(call, op, display)))
+        with _private_files():
+            return Outcome("", answer=asyncio.run(_operate(call, op, display)))
     except HavenError as exc:
         return Outcome("", answer={"error": str(exc)})
     except Exception as exc:
