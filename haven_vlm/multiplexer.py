@@ -230,13 +230,13 @@ class Multiplexer:
             self._booking.add_done_callback(lambda _: self._changed())
 
     async def _enter_all(self) -> None:
-        """Enter into the book what was used until nothing is left to enter."""
+        """Enter into the book what was used since the last time, and learn what other runs used."""
         if self._book is None:
             return
         try:
             for member in self._daily:
-                while await member.enter(self._book):
-                    member.look_at_limits()  # another run may have used up what was left
+                await member.enter(self._book)
+                member.look_at_limits()  # another run may have used up what was left
         except LedgerError as error:
             log.warning("What endpoints used today cannot be kept; limits for a day count this run only. %s", error)
             self._book = None

@@ -14,7 +14,7 @@ from haven_vlm.budget import Allowance, Budget
 from haven_vlm.concurrency import Concurrency
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Kind, Outcome
-from haven_vlm.pool_ports import EndpointMemory, SpendingBook, Usage, VisionEndpoint
+from haven_vlm.pool_ports import EndpointMemory, SpendingBook, VisionEndpoint
 from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
 from haven_vlm.settings import EndpointSettings
 from haven_vlm.stations import Job, Needs, Tier
@@ -328,15 +328,14 @@ class Member:
 
     # --- what it may cost -------------------------------------------------------------------------------------
 
-    async def enter(self, book: SpendingBook) -> bool:
-        """Enter what was used into the book, and read there what others used; returns whether there was anything.
+    async def enter(self, book: SpendingBook) -> None:
+        """Enter what was used into the book, and read there what others used.
 
         Raises:
             LedgerError: it could not be entered.
         """
         day, amount = self.budget.unbooked(self.endpoint.used)
         self.budget.booked(day, amount, await book.add(self.name, day, amount))
-        return amount != Usage()
 
     def look_at_limits(self) -> None:
         """Say so, once, when a limit is used up; and look again when it no longer is."""
