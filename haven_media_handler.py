@@ -88,6 +88,7 @@ class StashClient(StashInterface):  # type: ignore[misc]
         self.connection = connection
         self.patience = Patience(first_patience_s, clock=clock, sleep=sleep)
         self.max_session_age_s = 0
+        self.wants_login = False
         self.zip_objects = True
         self.version_text = ""
         try:
@@ -125,6 +126,7 @@ class StashClient(StashInterface):  # type: ignore[misc]
         self.zip_objects = "zip_file" in _names(data["file"], "fields")
         general = data["configuration"]["general"]
         self.max_session_age_s = int(general.get("maxSessionAge") or 0)
+        self.wants_login = bool(general.get("username"))
         self.transport.api_key = self.transport.api_key or general.get("apiKey") or ""
         self.version_text = version
         return StashVersion({"version": version, "hash": data["version"].get("hash") or ""})
@@ -277,7 +279,7 @@ class StashLibrary:
     @property
     def login_ages(self) -> bool:
         """Whether the login is a session that ends some time after its last use, and no key."""
-        return self._client.needs_keep_alive
+        return self._client.needs_keep_alive and self._client.wants_login
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -160,7 +160,7 @@ class LiveStatus:
         state = RunState.PREPARING
         if pool.waiting_for:
             state = RunState.WAITING
-        elif pace.done or done or not self._works_on_media:
+        elif pace.done or done or self._progress.last_look or not self._works_on_media:
             state = RunState.RUNNING
         lanes = self._progress.lanes(MAX_CURRENT)
         return replace(

@@ -41,7 +41,7 @@ def medium_fields(kind: Kind, *, zip_objects: bool) -> str:
 
 HANDSHAKE = """query HavenHandshake {
   version { version hash }
-  configuration { general { apiKey maxSessionAge } }
+  configuration { general { apiKey maxSessionAge username } }
   marker: __type(name: "SceneMarkerCreateInput") { inputFields { name } }
   file: __type(name: "VideoFile") { fields { name } }
 }"""
