@@ -40,7 +40,7 @@ p.dim,.dim{color:var(--dim)}section{border:1px solid var(--line);border-radius:6
 padding:.75rem;margin:1rem 0}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.2rem .5rem;border-bottom:1px solid var(--line);vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+th{overflow-wrap:normal}td.n,th.n{white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums}
 svg{width:100%;height:auto;display:block;margin:.5rem 0}svg text{fill:var(--fg);font:12px system-ui,sans-serif}
 .lane{fill:var(--line);opacity:.35}.span{fill:var(--span)}.asked{fill:var(--asked)}.inherited{fill:var(--inherited)}
 .failed{fill:var(--failed)}figure{display:inline-block;margin:.25rem;width:160px;vertical-align:top}
