@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from haven_vlm import stash_writes
+from haven_vlm import stash_tags, stash_writes
 from haven_vlm.errors import StashError, StashRefused, StashUnauthorized, StashUnavailable
 from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium, TagRef
 from haven_vlm.own_thread import OwnThread
@@ -39,7 +39,7 @@ from haven_vlm.stash_queries import (
     medium_of,
     tags_filter,
 )
-from haven_vlm.stash_transport import StashTransport
+from haven_vlm.stash_transport import Silence, StashTransport
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # requests complains about versions of its dependencies, into Stash's log
@@ -55,14 +55,6 @@ FIRST_PATIENCE_S = 20.0
 _CLOSE_WAIT_S = 10.0
 _LISTS = {Kind.SCENE: "find_scenes", Kind.IMAGE: "find_images", Kind.GALLERY: "find_galleries"}
 _SINGLES = {Kind.SCENE: "find_scene", Kind.IMAGE: "find_image", Kind.GALLERY: "find_gallery"}
-
-
-class _Silence:
-    """stashapp-tools' idea of a logger. All it would say is in our errors; at debug it prints variables."""
-
-    def trace(self, _text: object) -> None: ...
-
-    debug = info = warning = error = trace
 
 
 class StashClient(StashInterface):  # type: ignore[misc]
@@ -92,7 +84,7 @@ class StashClient(StashInterface):  # type: ignore[misc]
         self.zip_objects = True
         self.version_text = ""
         try:
-            super().__init__({"Logger": _Silence()})
+            super().__init__({"Logger": Silence()})
         except BaseException:
             self.transport.close()
             raise
@@ -335,27 +327,31 @@ class StashLibrary:
 
     async def find_tags(self, names: Collection[str]) -> dict[str, TagRef]:
         """`find_tag` for many names in few round trips; names without a tag are left out."""
-        return await self._do(lambda client: stash_writes.find_tags(client, names))
+        return await self._do(lambda client: stash_tags.find_tags(client, names))
 
     async def tags_by_id(self, ids: Collection[str]) -> dict[str, TagRef]:
         """Tags that still exist among these ids."""
-        return await self._do(lambda client: stash_writes.tags_by_id(client, ids))
+        return await self._do(lambda client: stash_tags.tags_by_id(client, ids))
+
+    async def tags_below(self, tag_id: str) -> list[TagRef]:
+        """All descendants of a tag, each once, by name."""
+        return await self._do(lambda client: stash_tags.tags_below(client, tag_id))
 
     async def create_tag(self, name: str, *, parent_id: str | None = None, description: str = "") -> TagRef:
         """Create a tag; raises `StashRefused` when the name clashes, and says with what."""
         return await self._do(
-            lambda client: stash_writes.create_tag(
+            lambda client: stash_tags.create_tag(
                 client, client.patience, name, parent_id=parent_id, description=description
             )
         )
 
     async def unused_tags(self, ids: Collection[str]) -> set[str]:
         """Those of these tags that still exist and that nothing carries."""
-        return await self._do(lambda client: stash_writes.unused_tags(client, ids))
+        return await self._do(lambda client: stash_tags.unused_tags(client, ids))
 
     async def destroy_tags(self, ids: Sequence[str]) -> None:
         """Destroy tags; those that are gone already do not matter. A marker's primary tag is refused."""
-        await self._do(lambda client: stash_writes.destroy_tags(client, ids))
+        await self._do(lambda client: stash_tags.destroy_tags(client, ids))
 
     # --- media ---
 

@@ -145,3 +145,15 @@ class StashReviewing(StashGateway, Protocol):
     async def tag_marker(self, marker_id: str, tag_id: str) -> None:
         """Add a secondary tag to a marker; those it has stay. Raises `StashGone` when it is gone."""
         ...
+
+
+class TagTree(Protocol):
+    """Tags of Stash as a tree; what the vocabulary can come from."""
+
+    async def find_tag(self, name: str) -> TagRef | None:
+        """See `StashGateway.find_tag`."""
+        ...
+
+    async def tags_below(self, tag_id: str) -> list[TagRef]:
+        """Children of a tag, their children and so on, each once, by name."""
+        ...

@@ -50,6 +50,10 @@ HANDSHAKE = """query HavenHandshake {
 KEEP_ALIVE = "query HavenKeepAlive { version { version } }"
 
 TAG_CREATE = f"mutation HavenTagCreate($input: TagCreateInput!) {{ tagCreate(input: $input) {{ {TAG} }} }}"
+TAGS_BELOW = (
+    "query HavenTagsBelow($filter: TagFilterType!) "
+    f'{{ findTags(tag_filter: $filter, filter: {{per_page: -1, sort: "name"}}) {{ tags {{ {TAG} }} }} }}'
+)
 TAGS_DESTROY = "mutation HavenTagsDestroy($ids: [ID!]!) { tagsDestroy(ids: $ids) }"
 MARKERS_DESTROY = "mutation HavenMarkersDestroy($ids: [ID!]!) { sceneMarkersDestroy(ids: $ids) }"
 MARKERS_BY_ID = f"""query HavenMarkers($ids: [ID!]!) {{

@@ -161,3 +161,11 @@ def _first_line(response: requests.Response) -> str:
     if "text/plain" not in response.headers.get("Content-Type", ""):
         return ""
     return " ".join(response.content[:300].decode("utf-8", "replace").split())
+
+
+class Silence:
+    """stashapp-tools' idea of a logger. All it would say is in our errors; at debug it prints variables."""
+
+    def trace(self, _text: object) -> None: ...
+
+    debug = info = warning = error = trace

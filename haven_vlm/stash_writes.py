@@ -8,12 +8,12 @@ Blocking; runs in the gateway's thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
 
-from haven_vlm.errors import PartialWrite, StashError, StashGone, StashRefused, StashUnavailable
+from haven_vlm.errors import PartialWrite, StashError, StashGone, StashUnavailable
 from haven_vlm.facts import Kind, Marker, MarkerDraft, Medium, TagRef
-from haven_vlm.stash_faults import NotSent, Patience, Reply, chunked, missing_id
+from haven_vlm.stash_faults import NotSent, Patience, chunked, missing_id
 from haven_vlm.stash_queries import (
     MARKER,
     MARKER_UPDATE,
@@ -21,15 +21,11 @@ from haven_vlm.stash_queries import (
     MARKERS_DESTROY,
     MARKERS_UPDATE,
     SCENE_MARKERS,
-    TAG_CREATE,
-    TAGS_DESTROY,
     best_tag,
     bulk_update,
     created_marker,
-    fold,
     is_draft,
     is_id,
-    is_unused,
     marker_of,
     markers_create,
     media_query,
@@ -37,11 +33,8 @@ from haven_vlm.stash_queries import (
     medium_of,
     seconds,
     studio_names_query,
-    tag_names_query,
-    tag_of,
-    tags_by_id_query,
-    takes_for_equal,
 )
+from haven_vlm.stash_tags import NAMES_PER_QUERY, Talk, one_by_one, tags_by_id
 
 log = logging.getLogger(__name__)
 
@@ -50,125 +43,7 @@ MEDIA_PER_UPDATE = 25
 """Hooks of other plugins run for every medium of an update before Stash replies: keep a request short."""
 IMAGES_PER_UPDATE = 100
 """Images are many, and few plugins hook them."""
-NAMES_PER_QUERY = 50
 MEDIA_PER_QUERY = 100
-
-
-class Talk(Protocol):
-    """One document there, one answer back."""
-
-    def run(self, document: str, variables: Mapping[str, Any], *, each: bool = False) -> Reply:
-        """Have Stash carry out a document; passing faults are retried unless the document creates something.
-
-        Args:
-            each: the fields stand for themselves: return faults instead of raising the worst.
-        """
-        ...
-
-
-# --- tags -----------------------------------------------------------------------------------------------------
-
-
-def find_tags(talk: Talk, names: Collection[str]) -> dict[str, TagRef]:
-    """Name as asked → the tag it means; names without one are left out."""
-    wanted = list(dict.fromkeys(name for name in names if name.strip()))
-    found: dict[str, TagRef] = {}
-    for piece in chunked(wanted, NAMES_PER_QUERY):
-        document, variables = tag_names_query([name.strip() for name in piece])
-        reply = talk.run(document, variables)
-        for number, name in enumerate(piece):
-            tag = best_tag(name, map(tag_of, reply.data[f"t{number}"]["tags"]))
-            if tag is not None:
-                found[name] = tag
-    return found
-
-
-def tags_by_id(talk: Talk, ids: Collection[str]) -> dict[str, TagRef]:
-    """Those of the tags that still exist."""
-    return {row["id"]: tag_of(row) for row in _tag_rows(talk, ids, counts=False)}
-
-
-def unused_tags(talk: Talk, ids: Collection[str]) -> set[str]:
-    """Those of the tags that exist and that nothing carries."""
-    return {str(row["id"]) for row in _tag_rows(talk, ids, counts=True) if is_unused(row)}
-
-
-def _tag_rows(talk: Talk, ids: Collection[str], *, counts: bool) -> list[Mapping[str, Any]]:
-    rows: list[Mapping[str, Any]] = []
-    for piece in chunked([i for i in dict.fromkeys(ids) if is_id(i)], NAMES_PER_QUERY):
-        data = talk.run(*tags_by_id_query(piece, counts=counts)).data
-        rows += [data[f"t{number}"] for number in range(len(piece)) if data.get(f"t{number}")]
-    return rows
-
-
-def create_tag(
-    talk: Talk, patience: Patience, name: str, *, parent_id: str | None = None, description: str = ""
-) -> TagRef:
-    """Create a tag, once.
-
-    Raises:
-        StashRefused: the name is taken, or Stash takes it for taken.
-    """
-    if not name.strip():
-        raise StashRefused("a tag needs a name that is not blank")
-    taken = find_tags(talk, [name]).get(name)
-    if taken is not None:
-        raise StashRefused(_clash(name, taken))
-    values: dict[str, Any] = {"name": name.strip()}
-    if parent_id is not None:
-        values["parent_ids"] = [parent_id]
-    if description:
-        values["description"] = description
-    last: StashUnavailable | None = None
-    for turn in patience.turns():
-        if turn and (found := find_tags(talk, [name]).get(name)) is not None:
-            return found  # nobody else can be meant: it was not there before our first attempt
-        try:
-            return tag_of(talk.run(TAG_CREATE, {"input": values}).data["tagCreate"])
-        except NotSent:
-            raise
-        except StashUnavailable as exc:
-            last = exc
-        except StashGone as exc:
-            if parent_id is not None and parent_id not in tags_by_id(talk, [parent_id]):
-                raise StashGone(f"the parent tag {parent_id} does not exist (any more)", ids=(parent_id,)) from exc
-            raise
-        except StashRefused as exc:
-            raise StashRefused(_lookalike(talk, name) or f"cannot create the tag “{name}”: {exc}") from exc
-    assert last is not None
-    raise last
-
-
-def _clash(name: str, tag: TagRef) -> str:
-    if fold(tag.name) == fold(name):
-        return f"the tag “{tag.name}” exists already"
-    return f"the tag “{tag.name}” has “{name}” as an alias already"
-
-
-def _lookalike(talk: Talk, name: str) -> str:
-    """Name what Stash stumbled over when it takes _ or % in the name for any characters; '' if it is not that."""
-    document, variables = tag_names_query([name.strip()])
-    for tag in map(tag_of, talk.run(document, variables).data["t0"]["tags"]):
-        for present in (tag.name, *tag.aliases):
-            if takes_for_equal(name, present):
-                return (
-                    f"Stash refuses the tag “{name}” because it takes “_” and “%” for any characters, and there is "
-                    f"“{present}” already. Rename that one in Stash, or choose another name in the settings"
-                )
-    return ""
-
-
-def destroy_tags(talk: Talk, ids: Sequence[str]) -> None:
-    """Destroy these tags; those that are gone already do not matter.
-
-    Raises:
-        StashRefused: a tag is the primary tag of a marker.
-    """
-    for piece in chunked(list(tags_by_id(talk, ids)), MEDIA_PER_UPDATE):
-        try:
-            talk.run(TAGS_DESTROY, {"ids": piece})
-        except StashGone:
-            _one_by_one(talk, TAGS_DESTROY, piece)
 
 
 # --- media ----------------------------------------------------------------------------------------------------
@@ -407,7 +282,7 @@ def destroy_markers(talk: Talk, ids: Collection[str]) -> None:
         try:
             talk.run(MARKERS_DESTROY, {"ids": piece})
         except StashGone:
-            _one_by_one(talk, MARKERS_DESTROY, piece)
+            one_by_one(talk, MARKERS_DESTROY, piece)
 
 
 def move_marker(talk: Talk, marker_id: str, start_ms: int, end_ms: int) -> None:
@@ -448,13 +323,3 @@ def untag_markers(talk: Talk, ids: Collection[str], tag_id: str, *, primary_tag_
         there = list(markers_by_id(talk, piece))
         if there:
             talk.run(MARKERS_UPDATE, {"input": {"ids": there, **change}})
-
-
-def _one_by_one(talk: Talk, document: str, ids: Sequence[str]) -> None:
-    for object_id in ids:
-        try:
-            talk.run(document, {"ids": [object_id]})
-        except StashGone as exc:
-            if missing_id(exc) != object_id:  # not gone, but held by something
-                raise StashRefused(str(exc)) from exc
-            log.debug("%s was gone already", object_id)
