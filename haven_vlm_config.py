@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from haven_vlm.errors import ConfigError
+from haven_vlm.settings import FROM_STASH as _FROM_STASH
 from haven_vlm.settings import EndpointSettings, Settings
 from haven_vlm.yaml_edit import Entry
 
@@ -230,8 +231,8 @@ PAGE_SWITCHES = {
 """Switches of the page, whose off is the default, → the setting and the value they stand for."""
 
 PAGE_KEYS = (
-    "endpoints", "model", "tag_list", "video_frame_interval", "sampling", "image_max_side", "concurrent_task_limit",
-    "threshold", "min_marker_duration", "max_gap", "path_mutation", "data_dir", *PAGE_SWITCHES,
+    "endpoints", "model", "tag_list", "tag_parent", "video_frame_interval", "sampling", "image_max_side",
+    "concurrent_task_limit", "threshold", "min_marker_duration", "max_gap", "path_mutation", "data_dir", *PAGE_SWITCHES,
 )  # fmt: skip
 """Keys the manifest declares."""
 
@@ -327,6 +328,16 @@ _FROM_TEXT: Mapping[str, Callable[[str], object]] = {
 # --- merging --------------------------------------------------------------------------------------------------
 
 
+def _with_source(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer that names tags, or a tag above them, says where the tags come from: what lower layers say is over."""
+    source = {}
+    if values.get("tag_parent"):
+        source["tag_list"] = _FROM_STASH
+    elif "tag_list" in values and str(values["tag_list"]).strip() != _FROM_STASH:
+        source["tag_parent"] = ""
+    return {**source, **values}
+
+
 def merge(layers: Sequence[Layer]) -> LoadedSettings:
     """Put layers together, the last one winning key by key, and check the whole.
 
@@ -339,7 +350,7 @@ def merge(layers: Sequence[Layer]) -> LoadedSettings:
     spare: dict[str, list[tuple[str, Any]]] = {}
     model_everywhere: tuple[str, str] | None = None
     for layer in layers:
-        for key, value in layer.values.items():
+        for key, value in _with_source(layer.values).items():
             if key == "model" and layer.name in (PAGE_LAYER, ARGUMENTS_LAYER):
                 model_everywhere = (str(value), layer.name)
                 continue

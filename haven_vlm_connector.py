@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from haven_vlm.ports import Analyzer
     from haven_vlm.reports import RunReport
     from haven_vlm.tasks import TaskResult
+    from haven_vlm.vocabulary import with_vocabulary
 
 ReadEnvelope = Callable[[bytes], Envelope]
 
@@ -214,6 +215,7 @@ async def _operate(call: Envelope, op: str, display: Display) -> object:
     from haven_media_handler import StashLibrary
     from haven_vlm.journal import Journal
     from haven_vlm.page_operations import Desk, empty, operate
+    from haven_vlm.vocabulary import with_vocabulary
     from haven_vlm_config import load_settings
 
     async with contextlib.AsyncExitStack() as stack:
@@ -223,6 +225,8 @@ async def _operate(call: Envelope, op: str, display: Display) -> object:
         settings = load_settings(
             plugin_dir=call.plugin_dir, config_dir=call.config_dir, page=page, arguments={}
         ).settings
+        if op not in FILES:
+            settings = await with_vocabulary(settings, gateway)
         data_dir = settings.data_dir.expanduser() if settings.data_dir else call.config_dir / "haven_vlm"
         if op in FILES:
             return from_file(op, call.plugin_dir, data_dir) or empty(op)
@@ -272,7 +276,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             page=await gateway.plugin_settings(),
             arguments=arguments,
         ).settings
-        settings = await with_servers_found(settings)
+        settings = await with_servers_found(await with_vocabulary(settings, gateway))
         display.hide(*(e.api_key.get_secret_value() for e in settings.endpoints if e.api_key))
         display.hide(*(os.environ.get(e.api_key_env, "") for e in settings.endpoints if e.api_key_env))
         gateway.use_timeout(settings.stash_timeout)
@@ -310,6 +314,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 make_sampler=lambda duration_ms, glimpses: make_sampler(settings, duration_ms, glimpses),
                 progress=progress,
                 needs_survey=settings.sampling == "adaptive",
+                terms_at_once=settings.tags_per_question,
                 skip_similar=settings.skip_similar_frames,
                 any_model=any_model,
                 log_frames=settings.log_frames,
@@ -326,6 +331,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 terms=terms,
                 make_sampler=lambda duration_ms, _: Moments(duration_ms, settings.image_moments),
                 progress=Progress(lambda _: None),  # an image counts as one, whatever is in it
+                terms_at_once=settings.tags_per_question,
                 skip_similar=settings.skip_similar_frames,
                 any_model=any_model,
                 log_frames=settings.log_frames,

@@ -29,6 +29,7 @@ from haven_vlm.ports import (
     TermwiseAnswers,
     VideoJob,
 )
+from haven_vlm.slicing import joined, slices
 from haven_vlm.video_look import Look, OnlyThese
 from haven_vlm_utility import clock_text, first_error
 
@@ -56,6 +57,7 @@ class BuiltInEngine:
         log_frames: bool = False,
         make_several: Callable[[Sequence[Term], int], Prompt] | None = None,
         frames_per_question: int = 1,
+        terms_at_once: int = 300,
         time_limit_ms: Callable[[int], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,7 +81,9 @@ class BuiltInEngine:
         self._any_model = any_model
         self._log_frames = log_frames
         self._make_several = cache(make_several) if make_several is not None else None
-        self._most = frames_per_question if make_several is not None else 1
+        self._terms_at_once = terms_at_once
+        # slices of a long vocabulary and several frames in one question do not go together
+        self._most = frames_per_question if make_several is not None and len(terms) <= terms_at_once else 1
         self._time_limit_ms = time_limit_ms
         self._clock = clock
 
@@ -235,24 +239,25 @@ class BuiltInEngine:
     async def _ask(self, look: Look, frame: Frame, admitted: asyncio.Event) -> None:
         job = look.job
         partly = look.partly.get(frame.at_ms)
-        prompt = self._make_prompt(partly.missing) if partly else self._prompt
-        question = Question(prompt, (frame.jpeg,), job.local_only, f"{job.lane} at {clock_text(frame.at_ms)}")
+        sample = Sample(frame.at_ms, frame.shown_ms, Outcome.NONE, partly.sample.tags if partly else {})
         try:
-            # the ticket is taken by the task that uses it, so that one cancelled before its start holds none
-            async with self._pool.ticket(job.lane, local_only=job.local_only, kind=job.kind) as ticket:
-                self._admitted(look, frame, admitted)
-                answer = await ticket.ask(question)
-            key = replace(look.key, prompt=prompt)
-            await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
+            for terms in slices(partly.missing if partly else self._prompt.terms, self._terms_at_once):
+                prompt = self._make_prompt(terms)
+                question = Question(prompt, (frame.jpeg,), job.local_only, f"{job.lane} at {clock_text(frame.at_ms)}")
+                # the ticket is taken by the task that uses it, so that one cancelled before its start holds none
+                async with self._pool.ticket(job.lane, local_only=job.local_only, kind=job.kind) as ticket:
+                    self._admitted(look, frame, admitted)
+                    answer = await ticket.ask(question)
+                key = replace(look.key, prompt=prompt)
+                await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
+                look.count(answer)
+                sample = joined(sample, answer)
+                if not answer.outcome.analysed:
+                    break  # what the other slices answered is in the ledger
         except BaseException:
             look.under_way.discard(frame.at_ms)
             raise
-        look.count(answer)
-        tags, outcome = dict(answer.tags), answer.outcome
-        if partly and outcome.analysed:  # the new terms' answer joins what is known of the others
-            tags = {**partly.sample.tags, **tags}
-            outcome = Outcome.TAGS if tags else Outcome.NONE
-        await self._settle(look, frame, Sample(frame.at_ms, frame.shown_ms, outcome, tags, answer.model))
+        await self._settle(look, frame, sample)
 
     def _admitted(self, look: Look, frame: Frame, admitted: asyncio.Event) -> None:
         self._progress.look(look.job.lane, frame.at_ms, frame.jpeg)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -25,6 +25,7 @@ from haven_vlm.ports import (
     TermwiseAnswers,
 )
 from haven_vlm.settings import Settings
+from haven_vlm.slicing import joined, slices
 from haven_vlm_utility import first_error
 
 LANE = "images"
@@ -59,6 +60,7 @@ class ImageEngine:
         pool, store: as for videos.
         make_prompt: terms → the question; with the wording for stills.
         terms: the vocabulary.
+        terms_at_once: more of them are asked in several questions.
         skip_similar: take over the answer of a neighbour that looks the same, and ask nothing about blank pictures.
         any_model: answers of any model count as known.
     """
@@ -70,6 +72,7 @@ class ImageEngine:
         store: TermwiseAnswers,
         make_prompt: Callable[[Sequence[Term]], Prompt],
         terms: Sequence[Term],
+        terms_at_once: int = 300,
         skip_similar: bool = True,
         any_model: bool = False,
     ) -> None:
@@ -77,6 +80,7 @@ class ImageEngine:
         self._store = store
         self._make_prompt = cache(make_prompt)
         self._prompt = self._make_prompt(tuple(terms))
+        self._terms_at_once = terms_at_once
         self._skip_similar = skip_similar
         self._any_model = any_model
         self._to_come = 0
@@ -114,9 +118,7 @@ class ImageEngine:
                 look.reuse(whole[0])
                 return look.analysis()
             async with AsyncExitStack() as stack:
-                ticket = await stack.enter_async_context(
-                    self._pool.ticket(LANE, local_only=job.local_only, kind=Kind.IMAGE)
-                )
+                ticket = await stack.enter_async_context(self._ticket(look))
                 frames = await job.read()
                 for frame in frames:
                     if frame.at_ms in whole:
@@ -144,7 +146,7 @@ class ImageEngine:
                 async with asyncio.TaskGroup() as tasks:
                     for frame, leader in to_ask[1:]:
                         tasks.create_task(self._ask_apart(look, frame, leader))
-                    await self._ask(look, *to_ask[0], ticket)
+                    await self._ask(look, *to_ask[0], ticket, stack)
             await stack.aclose()
             for frame, leader in alike:
                 settled = await asyncio.shield(leader.sample)
@@ -160,25 +162,39 @@ class ImageEngine:
                     own.sample.set_result(None)  # whoever waits for it asks itself
 
     async def _ask_apart(self, look: _Look, frame: Frame, leader: _Neighbour | None) -> None:
-        async with self._pool.ticket(LANE, local_only=look.job.local_only, kind=Kind.IMAGE) as ticket:
-            await self._ask(look, frame, leader, ticket)
+        async with AsyncExitStack() as stack:
+            ticket = await stack.enter_async_context(self._ticket(look))
+            await self._ask(look, frame, leader, ticket, stack)
 
-    async def _ask(self, look: _Look, frame: Frame, leader: _Neighbour | None, ticket: Ticket) -> None:
+    async def _ask(
+        self, look: _Look, frame: Frame, leader: _Neighbour | None, ticket: Ticket, stack: AsyncExitStack
+    ) -> None:
+        """Ask about one picture; `stack` holds the ticket."""
         partly = look.partly.get(frame.at_ms)
-        prompt = self._make_prompt(partly.missing) if partly else self._prompt
-        question = Question(prompt, (frame.jpeg,), look.job.local_only, look.job.label)
-        answer = await ticket.ask(question)
-        key = replace(look.key, prompt=prompt)
-        await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
-        tags, outcome = dict(answer.tags), answer.outcome
-        if partly and outcome.analysed:  # the new terms' answer joins what is known of the others
-            tags = {**partly.sample.tags, **tags}
-            outcome = Outcome.TAGS if tags else Outcome.NONE
-        sample = Sample(frame.at_ms, frame.shown_ms, outcome, tags, answer.model)
+        sample = Sample(frame.at_ms, frame.shown_ms, Outcome.NONE, partly.sample.tags if partly else {})
+        for number, terms in enumerate(slices(partly.missing if partly else self._prompt.terms, self._terms_at_once)):
+            if number:  # whoever waits for leave must not hold any
+                await stack.aclose()
+                ticket = await stack.enter_async_context(self._ticket(look))
+            answer = await self._ask_terms(look, frame, terms, ticket)
+            sample = joined(sample, answer)
+            if not answer.outcome.analysed:
+                break  # what the other slices answered is in the ledger
         if leader is not None:
             leader.sample.set_result(sample)
-        look.count(answer)
         look.settle(sample)
+
+    def _ticket(self, look: _Look) -> AbstractAsyncContextManager[Ticket]:
+        return self._pool.ticket(LANE, local_only=look.job.local_only, kind=Kind.IMAGE)
+
+    async def _ask_terms(self, look: _Look, frame: Frame, terms: tuple[Term, ...], ticket: Ticket) -> Answer:
+        """One question about some of the vocabulary."""
+        prompt = self._make_prompt(terms)
+        answer = await ticket.ask(Question(prompt, (frame.jpeg,), look.job.local_only, look.job.label))
+        key = replace(look.key, prompt=prompt)
+        await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
+        look.count(answer)
+        return answer
 
     async def _inherit(self, look: _Look, frame: Frame, source: Sample) -> None:
         sample = replace(source, at_ms=frame.at_ms, shown_ms=frame.shown_ms, inherited_from_ms=frame.at_ms)

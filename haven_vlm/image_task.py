@@ -69,6 +69,7 @@ class ImageTask:
             store=self.journal,
             make_prompt=still_prompt(self.settings),
             terms=self.terms,
+            terms_at_once=self.settings.tags_per_question,
             skip_similar=self.settings.skip_similar_frames,
             any_model=self.recall,
         )

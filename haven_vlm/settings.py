@@ -196,7 +196,13 @@ class VlmEngineSettings(Section):
         return value
 
 
+FROM_STASH = "from_stash"
+"""Instead of a tag list: the tags below `tag_parent`."""
+
+
 def _tag_list(value: object) -> object:
+    if value in (FROM_STASH, [FROM_STASH], (FROM_STASH,)):
+        return ()  # `vocabulary.from_stash` fills it in
     if isinstance(value, list | tuple):
         return [{"name": item} if isinstance(item, str) else item for item in value]
     return value
@@ -224,7 +230,16 @@ class Settings(Section):
 
     # what to ask
     tag_list: Annotated[tuple[TagSettings, ...], BeforeValidator(_tag_list)] = Field(
-        description="The vocabulary: names, or mappings with a name and more.",
+        description="The vocabulary: names, or mappings with a name and more. `from_stash`: all tags below "
+        "`tag_parent` in Stash; their descriptions are the definitions, their aliases count, and a tag implies its "
+        "parents.",
+    )
+    tag_parent: str = Field("", max_length=200, description="For `tag_list: from_stash`: the tag above them.")
+    tags_per_question: Annotated[int, BeforeValidator(_no_bool)] = Field(
+        100,
+        ge=5,
+        le=300,
+        description="A longer tag list is asked in slices of at most so many tags: several questions for each frame.",
     )
     instructions: str = Field(
         "",
@@ -405,14 +420,19 @@ class Settings(Section):
                 if words.get(folded, tag.name) != tag.name:
                     problems.append(f"tag_list: “{word}” is used by both “{words[folded]}” and “{tag.name}”")
                 words.setdefault(folded, tag.name)
-        if not self.tag_list:
-            problems.append("tag_list: at least one tag is needed")
-        known = {tag.name for tag in self.tag_list}
-        for group in self.exclusive_groups:
-            problems += [f"exclusive_groups: “{name}” is not in tag_list" for name in group if name not in known]
-        for name in (*self.implications, *(n for ns in self.implications.values() for n in ns)):
-            if name not in known:
-                problems.append(f"implications: “{name}” is not in tag_list")
+        if self.tag_list and self.tag_parent:
+            problems.append(f"tag_parent: only together with tag_list: {FROM_STASH}")
+        if not self.tag_list and not self.tag_parent:
+            problems.append(
+                f"tag_list: at least one tag is needed; {FROM_STASH} needs tag_parent, the tag in Stash above them"
+            )
+        if self.tag_list:  # what comes from Stash is not known yet
+            known = {tag.name for tag in self.tag_list}
+            for group in self.exclusive_groups:
+                problems += [f"exclusive_groups: “{name}” is not in tag_list" for name in group if name not in known]
+            for name in (*self.implications, *(n for ns in self.implications.values() for n in ns)):
+                if name not in known:
+                    problems.append(f"implications: “{name}” is not in tag_list")
         interval = self.video_frame_interval
         if interval.seconds < 0.1 if interval.percent is None else interval.percent < 0.05:
             problems.append("video_frame_interval: at least 0.1 seconds, or 0.05%")

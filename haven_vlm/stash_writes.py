@@ -8,7 +8,7 @@ Blocking; runs in the gateway's thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from haven_vlm.errors import PartialWrite, StashError, StashGone, StashUnavailable

@@ -18,7 +18,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
         """ports pool_ports stash_ports settings prompts replies several progress reports page_data spans refinement
         shots sampling timeline resilience budget concurrency stations confidence framing tone privacy endpoint_faults
         corrections collection ownership undo_plan lanes report_html agreement reviewed marker_search yaml_edit tuning
-        tuning_text evaluating selection task_options together stash_address stash_faults stash_queries""",
+        tuning_text evaluating selection slicing vocabulary task_options together stash_address stash_faults
+        stash_queries""",
     ),
     (
         "adapters",

@@ -202,10 +202,17 @@ def foul_at(*times: int) -> Callable[[Question], Answer]:
 
 
 def engine(
-    pool: Pool, store: Store, sink: Sink | None = None, *, terms: Sequence[Term] = TERMS, needs_survey: bool = False
+    pool: Pool,
+    store: Store,
+    sink: Sink | None = None,
+    *,
+    terms: Sequence[Term] = TERMS,
+    needs_survey: bool = False,
+    terms_at_once: int = 300,
 ) -> BuiltInEngine:
     return BuiltInEngine(
         needs_survey=needs_survey,
+        terms_at_once=terms_at_once,
         pool=pool,
         store=store,
         make_prompt=build_prompt,
@@ -598,3 +605,40 @@ async def test_a_scene_that_is_done_when_its_time_is_up_is_done() -> None:
     )
     analysis = await looking.analyse(job(Reader()))
     assert (analysis.asked, analysis.is_unfinished) == (10, False)
+
+
+async def test_a_long_vocabulary_is_asked_in_slices() -> None:
+    terms = tuple(Term(f"Tag {n}") for n in range(7))
+    found = {"Tag 1": 0.9, "Tag 6": 0.8}
+
+    def answer(question: Question) -> Answer:
+        tags = {t.name: found[t.name] for t in question.prompt.terms if t.name in found}
+        return Answer(Outcome.TAGS if tags else Outcome.NONE, tags, endpoint="e", model="tiny")
+
+    pool, store = Pool(answer), Store()
+    sliced = engine(pool, store, terms=terms, terms_at_once=3)
+    analysis = await sliced.analyse(job(Reader(duration_ms=4_000)))
+    assert {tuple(s.tags.items()) for s in analysis.samples.values()} == {(("Tag 1", 0.9), ("Tag 6", 0.8))}
+    assert analysis.asked == len(pool.questions) == 3 * len(analysis.samples)
+    assert max(len(q.prompt.terms) for q in pool.questions) <= 3
+    again = await sliced.analyse(job(Reader(duration_ms=4_000)))
+    assert (again.asked, again.reused) == (0, len(analysis.samples))
+
+
+async def test_a_slice_that_fails_fails_its_moment_and_the_others_are_not_asked_again() -> None:
+    terms = tuple(Term(f"Tag {n}") for n in range(6))
+    fails = True
+
+    def answer(question: Question) -> Answer:
+        if fails and question.prompt.terms[0].name == "Tag 3" and int(question.jpegs[0]) == 0:
+            return Answer(Outcome.ENDPOINT_ERROR, endpoint="e", model="tiny", detail="no answer")
+        return Answer(Outcome.TAGS, {question.prompt.terms[0].name: 1.0}, endpoint="e", model="tiny")
+
+    pool, store = Pool(answer), Store()
+    sliced = engine(pool, store, terms=terms, terms_at_once=3)
+    analysis = await sliced.analyse(job(Reader(duration_ms=4_000)))
+    assert [t for t, s in analysis.samples.items() if not s.outcome.analysed] == [0]
+    asked, fails = len(pool.questions), False
+    analysis = await sliced.analyse(job(Reader(duration_ms=4_000)))
+    assert len(pool.questions) == asked + 1
+    assert {tuple(s.tags) for s in analysis.samples.values()} == {("Tag 0", "Tag 3")}
