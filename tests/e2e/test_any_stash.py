@@ -258,3 +258,34 @@ def test_merged_scenes_and_merged_and_renamed_tags_stay_ours(library: Library) -
         tags, markers = library.scene(scene)
         assert markers == []
         assert "Slam" not in tags and "VLM_Tagged" not in tags and "VLM_TagMe" in tags
+
+
+def test_the_vocabulary_is_what_stands_below_a_tag(library: Library, tmp_path: Path) -> None:
+    """A tree of three levels; a renamed tag in Stash with an alias that the model knows; a parent is implied."""
+    server = library.server
+    make = "mutation($i:TagCreateInput!){tagCreate(input:$i){id}}"
+
+    def tag(name: str, **more: Any) -> str:
+        return str(server.data(make, i={"name": name, **more})["tagCreate"]["id"])
+
+    sport = tag("Sport")
+    tag("VLM_TagMe", parent_ids=[sport])  # one of the connector's own, by mistake in the wrong place
+    points = tag("Points", parent_ids=[sport])
+    tag("Dunk", parent_ids=[points], description="The ball is pushed\ndown through the hoop.")
+    tag("Foul", parent_ids=[sport])
+    tag("Basketball point", parent_ids=[sport], aliases=["Basket"])
+    tag("Elsewhere")
+    settings = {
+        "endpoints": f"{library.vision.base_url} max=2",
+        "tag_parent": "sport",
+        "video_frame_interval": "1",
+        "sampling": "fixed",
+        "data_dir": str(tmp_path / "data"),
+    }
+    server.data('mutation($i:Map!){configurePlugin(plugin_id:"ahavenvlmconnector",input:$i)}', i=settings)
+    library.mark("VLM_TagMe")
+    library.run("Tag Videos")
+    for scene in library.scenes:
+        tags, markers = library.scene(scene)
+        assert set(tags) == {"Foul", "Dunk", "Points", "VLM_Tagged"}
+        assert sorted({m[1] for m in markers}) == ["Dunk", "Foul", "Points"]
