@@ -128,15 +128,22 @@
     );
   }
 
+  /** Address of the picture: a small copy of a video's frame beside the status; of an image Stash's own thumbnail. */
+  function addressOf(looking) {
+    if (text(looking.image)) return Haven.stash.liveAddress(text(looking.image));
+    const id = text(looking.id);
+    return text(looking.kind) === "image" && /^\d+$/.test(id) ? Haven.stash.base() + "image/" + id + "/thumbnail" : "";
+  }
+
   function Looking({ looking }) {
-    const image = text(looking.image);
+    const image = addressOf(looking);
     const [broken, setBroken] = React.useState("");
     const title = text(looking.title) || "untitled";
     return h(
       "figure",
       { className: "haven-looking" },
       image && broken !== image
-        ? h("img", { src: Haven.stash.liveAddress(image), alt: "The frame asked about last", onError: () => setBroken(image) })
+        ? h("img", { src: image, alt: "The frame asked about last", onError: () => setBroken(image) })
         : h("div", { className: "haven-no-picture" }, "no picture"),
       h(
         "figcaption",

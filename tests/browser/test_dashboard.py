@@ -184,6 +184,14 @@ def test_the_picture_looked_at_is_shown_and_a_missing_one_is_not_broken(site: Si
     page.wait("performance.getEntriesByType('resource').some(e => e.name.endsWith('/assets/live/secret.png'))")
 
 
+def test_of_an_image_stashs_own_thumbnail_is_shown(site: Site) -> None:
+    site.plugin.status(looking_at={"kind": "image", "id": "1", "title": "Court", "time_s": 0, "image": None})
+    page = site.go(PAGE)
+    page.wait_for(".haven-looking")
+    page.wait("performance.getEntriesByType('resource').some(e => e.name.endsWith('/image/1/thumbnail'))")
+    assert page.text("figcaption") == "Looking at Court"
+
+
 def test_past_runs_with_causes_and_report(site: Site) -> None:
     site.plugin.write(
         "runs.json", {"schema": 1, "runs": [run_entry(), run_entry(run_id=5, ended_because="no endpoint")]}
