@@ -346,12 +346,13 @@ class Page:
         )
 
     def virtual_time(self, ms: float) -> None:
-        """Let so many milliseconds pass for the page, as fast as its requests are answered; it goes on afterwards."""
+        """Let so many milliseconds pass for the page, as fast as its requests are answered; it goes on so afterwards."""
         self.expired.clear()
         self.call("Emulation.setVirtualTimePolicy", policy="pauseIfNetworkFetchesPending", budget=ms)
         if not self.expired.wait(VIRTUAL_S):
             raise PageError(f"{ms:g} ms of virtual time took more than {VIRTUAL_S:g} s")
-        self.call("Emulation.setVirtualTimePolicy", policy="advance")
+        # "advance" would let time run while a request is under way, and the page lose patience with it
+        self.call("Emulation.setVirtualTimePolicy", policy="pauseIfNetworkFetchesPending")
 
     def memory(self) -> dict[str, float]:
         """What the page holds once all rubbish is gone: nodes, listeners, heap in bytes."""
