@@ -346,7 +346,7 @@ class Page:
         )
 
     def virtual_time(self, ms: float) -> None:
-        """Let so many milliseconds pass for the page, as fast as its requests are answered; it goes on so afterwards."""
+        """Let so many milliseconds pass for the page, as fast as requests are answered; it goes on so afterwards."""
         self.expired.clear()
         self.call("Emulation.setVirtualTimePolicy", policy="pauseIfNetworkFetchesPending", budget=ms)
         if not self.expired.wait(VIRTUAL_S):
