@@ -264,8 +264,9 @@ class Page:
     def wait_for(self, selector: str) -> None:
         self.wait(f"document.querySelector({json.dumps(selector)}) !== null")
 
-    def wait_text(self, text: str, inside: str = "body") -> None:
-        self.wait(f"(document.querySelector({json.dumps(inside)})?.innerText || '').includes({json.dumps(text)})")
+    def wait_text(self, text: str, inside: str = "body", patience_s: float = WAIT_S) -> None:
+        found = f"(document.querySelector({json.dumps(inside)})?.innerText || '').includes({json.dumps(text)})"
+        self.wait(found, patience_s)
 
     def text(self, selector: str) -> str:
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
