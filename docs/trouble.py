@@ -81,7 +81,7 @@ A mistake is named with its key and the place it came from; all of them at once.
   wrong. Fewer tags and shorter definitions help.
 """,
         """endpoint endpoint_faults chat capability model_choice server_survey replies multiplexer pool_member settling
-        resilience scheduling stations confidence checking endpoint_check checks* numbered* pool_statistics judging several""",
+        resilience scheduling stations confidence checking endpoint_check pool_statistics judging several""",
     ),
     Topic(
         "Stash",
