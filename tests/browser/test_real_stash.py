@@ -99,3 +99,12 @@ def test_selections_and_tools(real: RealSite) -> None:
     real.go("/settings?tab=tools")
     page.wait_for("[data-haven-tools]")
     assert page.count("[data-haven-tools]") == 1
+
+
+def test_stop_ends_the_job(real: RealSite) -> None:
+    real.plugin.answer(hold=["update"])
+    page = real.go(f"/plugins/{PLUGIN}")
+    page.click('[data-task="update"]')
+    page.click("[data-stop]")
+    page.wait("!document.querySelector('[data-stop]')")
+    assert not real.server.data("{ jobQueue { id } }")["jobQueue"]
