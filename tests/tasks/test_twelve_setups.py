@@ -149,7 +149,7 @@ async def test_a_good_one_has_no_problem_and_its_speed_is_told() -> None:
 
 
 async def test_a_server_that_refuses_more_at_once_is_measured_all_the_same() -> None:
-    async with server(slots=1, max_waiting=0) as narrow:
+    async with server(slots=1, max_waiting=0, latency_s=1.0) as narrow:
         section = await check(narrow.base_url)
     assert section.ok and {i.name: i.text for i in section.items}["useful at once"].startswith("1 question")
 
