@@ -6,6 +6,7 @@ else in the embedded one with the page that stands in for Stash's. Needs a Chrom
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
 import shutil
@@ -36,6 +37,7 @@ TITLES = ("Cup match, first half", "Training, free throws")
 
 def main() -> int:
     """Make all pictures; returns an exit code."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     executable = find_chromium()
     if executable is None:

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "adapters",
         """haven_vlm_config haven_media_handler bootstrap files settings_file run_lock own_thread crew zips
-        live live_files live_status live_runs stash_transport stash_tags stash_writes stash_wire stash_log
+        live live_files live_status live_runs stash_client stash_transport stash_tags stash_writes stash_wire stash_log
         opening picture container decoding frame_image ffmpeg_cli media reading fetching stills still_reading
         media_access collection_files
         chat endpoint_troubles endpoint_transport server_survey model_choice capability judging endpoint
@@ -55,7 +55,7 @@ ROWS = {
 ONLY = {
     "av": {"opening", "container", "decoding", "frame_image", "media"},
     "aiohttp": {"endpoint_transport", "endpoint_troubles", "fetching", "vlm_engine_bridge"},
-    "stashapi": {"haven_media_handler"},
+    "stashapi": {"stash_client"},
     "requests": {"stash_transport"},
     "sqlite3": {
         "journal", "journal_answers", "journal_corrections", "journal_damage", "journal_ownership", "journal_runs",

@@ -13,8 +13,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 from demo.stash import EmbeddedStash
-from haven_media_handler import StashClient, StashLibrary
+from haven_media_handler import StashLibrary
 from haven_vlm.stash_address import StashConnection
+from haven_vlm.stash_client import StashClient
 
 
 @dataclass

@@ -41,7 +41,7 @@ def test_stashapi_says_nothing_and_its_log_module_stays_out() -> None:
         code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import logging; logging.basicConfig(level=1, stream=sys.stdout)
-from haven_media_handler import StashClient
+from haven_vlm.stash_client import StashClient
 from haven_vlm.errors import StashError
 from haven_vlm.stash_address import StashConnection
 made = StashClient(StashConnection.from_url("http://127.0.0.1:{stash.port}"))

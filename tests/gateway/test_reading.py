@@ -8,9 +8,10 @@ from datetime import datetime
 import pytest
 
 from demo.stash import EmbeddedStash
-from haven_media_handler import PLUGIN_ID, StashLibrary
+from haven_media_handler import StashLibrary
 from haven_vlm.errors import StashGone, StashRefused
 from haven_vlm.facts import Kind, Marker
+from haven_vlm.stash_client import PLUGIN_ID
 from haven_vlm.stash_ports import MediaFilter, StashCollections
 from tests.gateway.support import library
 
