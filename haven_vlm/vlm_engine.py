@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,6 +37,31 @@ PATIENCE_S = 300.0
 
 AT_ONCE = 2
 """Processes of the package at once; each takes some hundred megabytes."""
+
+_ENVIRONMENT = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "TEMP",
+        "TMP",
+        "USERPROFILE",
+        "SYSTEMROOT",
+        "SYSTEMDRIVE",
+        "WINDIR",
+        "COMSPEC",
+        "PATHEXT",
+        "APPDATA",
+        "LOCALAPPDATA",
+        "PROGRAMDATA",
+        "LD_LIBRARY_PATH",
+        "NUMBER_OF_PROCESSORS",
+    ]
+)
+"""All of our environment that the package gets to see: keys of endpoints and of Stash stand there, too."""
 
 WORKER = Path(__file__).with_name("vlm_engine_worker.py")
 
@@ -161,6 +187,7 @@ class VlmEngine:
             str(python),
             "-I" if sys.platform != "win32" else "-E",
             str(self._worker),
+            env={k: v for k, v in os.environ.items() if k.upper() in _ENVIRONMENT or k.startswith(("LC_", "CUDA_"))},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -254,6 +254,15 @@ async def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
             os.kill(int(pid.read_text()), 0)
 
 
+async def test_no_key_of_the_environment_reaches_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = tmp_path / "seen"
+    monkeypatch.setenv("EXAMPLE_KEY", "sk-0123456789abcdef")
+    what = f'open({str(seen)!r}, "w").write(" ".join(f"{{k}}={{v}}" for k, v in os.environ.items()))'
+    await engine(Pool(truth), Store(), double(tmp_path, what)).analyse(job())
+    assert "PATH=" in seen.read_text()
+    assert "sk-0123456789abcdef" not in seen.read_text()
+
+
 async def test_a_file_that_is_not_here_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(MediaUnreachable, match="path_mutation"):
         await engine(Pool(truth), Store(), tmp_path).analyse(job(path=""))
@@ -313,3 +322,31 @@ async def test_the_real_package_keeps_the_same_contract(tmp_path: Path) -> None:
     found = spans(analysis)
     assert any(found.values()), "it found nothing at all"
     assert all(0 <= start < end <= 200 for some in found.values() for start, end in some)
+
+
+async def test_nobody_else_on_this_machine_gets_an_answer_from_the_bridge() -> None:
+    import aiohttp
+
+    from haven_vlm.vlm_engine_bridge import Bridge
+
+    pool = Pool(truth)
+    bridge = Bridge(
+        pool=pool,
+        prompt=build_prompt((Term("Foul"),)),
+        lane="scene 1",
+        local_only=False,
+        label="scene 1",
+        preparation=Preparation(),
+        settled=lambda: None,
+    )
+    async with bridge, aiohttp.ClientSession() as session:
+        for headers in ({}, {"Authorization": "Bearer guess"}, {"Authorization": bridge.key[:-1]}):
+            async with session.post(f"{bridge.base_url}/chat/completions", json={}, headers=headers) as answer:
+                assert answer.status == 401
+        headers = {"Authorization": f"Bearer {bridge.key}"}
+        async with session.post(
+            f"{bridge.base_url}/chat/completions", json={"messages": []}, headers=headers
+        ) as answer:
+            assert answer.status == 200
+    assert pool.questions == []
+    assert bridge.outcomes == {Outcome.UNDECODABLE: 1}
