@@ -79,18 +79,12 @@ def run(options: argparse.Namespace) -> int:
 @contextmanager
 def _vision_servers() -> Iterator[list[str]]:
     """Two servers of different speed that read the truth from the pixels."""
-    from demo.footage import truth_of
+    from demo.court import seen_in
     from demo.vision_server import VisionServer
 
-    def see(picture: bytes) -> frozenset[str]:
-        try:
-            return truth_of(picture)
-        except ValueError:  # not one of the demo's clips: a picture of Check Endpoints
-            return frozenset()
-
     with (
-        VisionServer(see=see, slots=4, latency_s=0.15).in_thread() as fast,
-        VisionServer(see=see, slots=1, latency_s=0.4).in_thread() as slow,
+        VisionServer(see=seen_in, slots=4, latency_s=0.15).in_thread() as fast,
+        VisionServer(see=seen_in, slots=1, latency_s=0.4).in_thread() as slow,
     ):
         yield [fast.base_url, slow.base_url]
 

@@ -78,6 +78,14 @@ def truth_of(picture: bytes | Image.Image, tags: Sequence[str] = TAGS) -> frozen
     return frozenset(found)
 
 
+def seen_in(picture: bytes, tags: Sequence[str] = TAGS) -> frozenset[str]:
+    """As `truth_of`; nothing in a picture of something else, such as those that Check Endpoints asks about."""
+    try:
+        return truth_of(picture, tags)
+    except ValueError:
+        return frozenset()
+
+
 def time_of(picture: bytes | Image.Image) -> int:
     """The time in milliseconds that the frame was drawn for.
 

@@ -8,7 +8,7 @@ told to, and keeps a log that proves what a client did:
         assert server.asked_twice() == {}
 
 `with VisionServer(...).in_thread() as server:` runs it beside synchronous code, and
-`python -m demo.vision_server --port 8009 --see demo.court:truth_of` by itself.
+`python -m demo.vision_server --port 8009 --tags "Foul, Dunk"` by itself, for clips whose cards are those.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from aiohttp import web
 
+from demo.court import TAGS, seen_in
 from demo.vision.eyes import Eyes, See
 from demo.vision.faults import Fault, FaultKind, Occasion, Script, never, parse_rates, rates
 from demo.vision.record import Entry, Record, ServerStatistics
@@ -357,6 +359,18 @@ class VisionServer:
         )
 
 
+def eyes_for(tags: str) -> See:
+    """Eyes for generated clips with these tags, by commas, in the order of their cards; for all eight if empty."""
+    names = tuple(name.strip() for name in tags.split(",") if name.strip())
+    return partial(seen_in, tags=names or TAGS)
+
+
+def _function(path: str) -> See:
+    module, _, function = path.partition(":")
+    see: See = getattr(importlib.import_module(module), function)
+    return see
+
+
 async def _forever(server: VisionServer) -> None:
     async with server:
         log.info("listening at %s, models %s", server.base_url, ", ".join(server.models))
@@ -368,7 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="demo.vision_server", description="An OpenAI-compatible vision server.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8009)
-    parser.add_argument("--see", default="demo.court:truth_of", help="module:function from a JPEG to its tags")
+    parser.add_argument("--tags", default="", help="those of the clips, in their order, by commas; default: all eight")
+    parser.add_argument("--see", default="", help="instead: module:function from a JPEG to its tags")
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--max-waiting", type=int, default=None)
     parser.add_argument("--latency-ms", type=float, default=200.0)
@@ -380,9 +395,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    module, _, function = options.see.partition(":")
+    if options.see and options.tags:
+        parser.error("--tags belongs to the generated clips; what --see names has tags of its own")
     server = VisionServer(
-        getattr(importlib.import_module(module), function),
+        _function(options.see) if options.see else eyes_for(options.tags),
         host=options.host,
         port=options.port,
         slots=options.slots,

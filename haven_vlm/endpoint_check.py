@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -38,10 +39,16 @@ _FALLBACK_FIX = {
     EndpointFault.CONNECT: "Start the model server, and check address, port and firewall.",
 }
 _FIX_SIGHT = "Load a vision model, together with its projector (mmproj) where the server wants one."
-_FROM_PROXIES = (407, 502, 504)
+_WANTS_PROXY_LOGIN = 407
+_FROM_PROXIES = (502, 504)
 """Statuses that a model server does not give by itself."""
 _FIX_PROXY = (
     "This is the answer of a proxy in between: use the model server's own address, or mend what the proxy forwards to."
+)
+_PROXY_VARIABLES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+_NO_PROXY_USED = (
+    "The proxy that this machine's environment names (HTTP_PROXY) is not used: frames go straight to the address, so "
+    "that it is certain where they go."
 )
 _FIX_THINKING = (
     "The model spends its tokens on thinking: turn thinking off on the server, or use a model that does not think "
@@ -68,8 +75,12 @@ async def check_endpoint(
 
 def _problem(name: str, exc: EndpointError) -> CheckItem:
     fix = exc.fix or _FALLBACK_FIX.get(exc.fault, "")
-    if exc.status in _FROM_PROXIES:
+    if exc.status == _WANTS_PROXY_LOGIN:
+        fix = _FIX_PROXY  # a key of the endpoint would be no login to the proxy
+    elif exc.status in _FROM_PROXIES:
         fix = f"{_FIX_PROXY} {fix}".strip()
+    elif exc.fault in (EndpointFault.CONNECT, EndpointFault.TIMEOUT) and any(map(os.environ.get, _PROXY_VARIABLES)):
+        fix = f"{fix} {_NO_PROXY_USED}"
     return CheckItem(name, Verdict.PROBLEM, cut(str(exc), 500), fix)
 
 

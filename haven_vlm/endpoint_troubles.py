@@ -30,15 +30,17 @@ def translate(exc: BaseException, *, endpoint: str, url: str, seconds: float) ->
     host, where = parts.hostname or "", parts.netloc
     for cause in _causes(exc):
         if isinstance(cause, AddressRefused):
-            message = f"{host} is {', '.join(cause.addresses)}, outside the local network: nothing was sent there"
+            found = [address for address in cause.addresses if address != host]
+            is_what = f"is {', '.join(found)}, outside" if found else "is outside"
+            message = f"{host} {is_what} the local network: nothing was sent there"
             return error(EndpointFault.FORBIDDEN, message, _FIX_REMOTE)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            reason = getattr(cause, "verify_message", "") or "it cannot be verified"
+            reason = _told(exc, "verify_message") or "it cannot be verified"
             message = f"the certificate of {where} is not trusted: {reason}"
             return error(EndpointFault.NOT_AN_API, message, _FIX_CERTIFICATE)
         if isinstance(cause, ssl.SSLError) and "certificate" not in str(cause).lower():
             fix = f"If the server has no TLS, write http:// instead of https:// in base_url ({where})."
-            return error(EndpointFault.NOT_AN_API, f"{where} does not speak TLS as expected: {_words(cause)}", fix)
+            return error(EndpointFault.NOT_AN_API, f"{where} does not speak TLS as expected: {_tls_words(exc)}", fix)
     match exc:
         case aiohttp.ClientConnectorDNSError():
             fix = (
@@ -112,6 +114,17 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
         if isinstance(current, BaseExceptionGroup):
             linked += current.exceptions
         queue += [link for link in linked if isinstance(link, BaseException)]
+
+
+def _told(exc: BaseException, name: str) -> str:
+    """What the first cause that has such an attribute says in it."""
+    texts = (getattr(cause, name, None) for cause in _causes(exc))
+    return next((text for text in texts if isinstance(text, str) and text), "")
+
+
+def _tls_words(exc: BaseException) -> str:
+    """OpenSSL's reason ('wrong version number'); the number of its errors means something else to the system."""
+    return _told(exc, "reason").replace("_", " ").lower() or "it breaks off"
 
 
 def _words(exc: BaseException) -> str:

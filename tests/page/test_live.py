@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from haven_vlm.files import write_atomically
 from haven_vlm.live import LiveFolder, fitted, prune, small_jpeg
 from haven_vlm.live_files import read_newest
 from haven_vlm.live_runs import entry_of
@@ -194,13 +195,21 @@ def test_a_status_never_exceeds_its_size() -> None:
     )
 
 
-def test_a_status_costs_little(tmp_path: Path) -> None:
+def test_a_status_is_one_small_file_that_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = LiveFolder(tmp_path / "plugin", tmp_path / "data")
     status = Status(1, "undo", "t", "", 0, RunState.FINISHED, endpoints=tuple(endpoint(n) for n in range(4)))
-    began = time.process_time()
+    written: list[tuple[Path, int]] = []
+
+    def count(file: Path, text: str) -> None:
+        written.append((file, len(text)))
+        write_atomically(file, text)
+
+    monkeypatch.setattr("haven_vlm.live.write_atomically", count)
     for _ in range(100):
         folder.write_status(status)
-    assert time.process_time() - began < 5  # a bound against going through the roof; figures are in docs/page.md
+    assert len(written) == 100 and {file.name for file, _ in written} == {"status.json"}
+    assert max(size for _, size in written) < 4096
+    assert [f.name for f in folder.path.iterdir()] == ["status.json"]
 
 
 def test_texts_are_text() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from demo.vision.faults import FaultKind, always
+from demo.vision.faults import FaultKind, Occasion, always
 from demo.vision_server import VisionServer
 from haven_vlm.endpoint import HttpEndpoint
 from haven_vlm.endpoint_check import check_endpoint
@@ -81,18 +82,18 @@ async def test_1_server_down() -> None:
 
 async def test_2_wrong_port() -> None:
     async with website(page) as url:
-        assert_names(await check(url), "base_url")
+        assert_names(await check(url), "the answer is a web page", "Check base_url", "an OpenAI-compatible server", "/v1")
 
 
 async def test_3_https_on_http() -> None:
     async with server() as good:
         url = good.base_url.replace("http://", "https://")
-        assert_names(await check(url), "TLS", "write http:// instead of https://")
+        assert_names(await check(url), "does not speak TLS as expected: ", "write http:// instead of https://")
 
 
 async def test_4_wrong_path() -> None:
     async with server() as good:
-        assert_names(await check(good.base_url.removesuffix("/v1")), "/v1")
+        assert_names(await check(good.base_url.removesuffix("/v1")), "404", f"Set base_url to {good.base_url}")
 
 
 async def test_5_text_only_model() -> None:
@@ -102,13 +103,13 @@ async def test_5_text_only_model() -> None:
 
 async def test_6_no_model_loaded() -> None:
     async with website(no_models) as url:
-        assert_names(await check(url), "oad a ")
+        assert_names(await check(url), "it offers no model", "Load a vision model there, or set `model`")
 
 
 async def test_7_wrong_key() -> None:
     async with server(api_key="right") as locked:
-        assert_names(await check(locked.base_url, api_key="wrong-key-of-mine"), "key")
         section = await check(locked.base_url, api_key="wrong-key-of-mine")
+    assert_names(section, "the key is refused (401", "Set api_key or api_key_env of this endpoint")
     assert "wrong-key-of-mine" not in repr(section)
 
 
@@ -116,7 +117,7 @@ async def test_8_self_signed_certificate() -> None:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(PEM)
     async with website(page, tls) as url:
-        assert_names(await check(url), "certificate", "verify_tls: false")
+        assert_names(await check(url), "is not trusted: self", "verify_tls: false")
 
 
 async def test_9_a_proxy_in_between() -> None:
@@ -124,9 +125,37 @@ async def test_9_a_proxy_in_between() -> None:
         assert_names(await check(url), "502", "proxy")
 
 
+async def test_a_proxy_that_wants_a_login() -> None:
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        headers = {"Proxy-Authenticate": 'Basic realm="office"'}
+        return web.Response(status=407, text="<h1>Authentication required</h1>", headers=headers)
+
+    async with website(refuse) as url:
+        section = await check(url)
+    assert_names(section, "407", "a proxy in between", "the model server's own address")
+    assert "api_key" not in repr(section)
+
+
+async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def note(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.Response(status=407)
+
+    async with website(note) as proxy, server() as good:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.removesuffix("/v1"))
+        assert (await check(good.base_url)).ok
+        await good.stop()
+        assert_names(await check(good.base_url), "nobody answers", "Start the model server", "HTTP_PROXY) is not used")
+    assert not asked
+
+
 async def test_10_context_too_small() -> None:
     async with server(context=120) as small:
-        assert_names(await check(small.base_url), "context")
+        section = await check(small.base_url)
+    assert_names(section, "exceeds the available context size (120 tokens)", "a larger context window on the server")
 
 
 async def test_11_a_thinking_model_that_eats_its_budget() -> None:
@@ -149,8 +178,22 @@ async def test_a_good_one_has_no_problem_and_its_speed_is_told() -> None:
 
 
 async def test_a_server_that_refuses_more_at_once_is_measured_all_the_same() -> None:
-    async with server(slots=1, max_waiting=0, latency_s=1.0) as narrow:
+    """Of the two questions that are asked at once, the one that came first is held until the other was refused."""
+    latest, third_is_here = -1, asyncio.Event()
+
+    def watch(occasion: Occasion) -> None:
+        nonlocal latest
+        latest = max(latest, occasion.number)
+        if latest == 2:
+            third_is_here.set()
+
+    async def work(_: float) -> None:
+        if latest == 1:
+            await third_is_here.wait()
+
+    async with server(slots=1, max_waiting=0, script=watch, sleep=work) as narrow:
         section = await check(narrow.base_url)
+    assert [entry.status for entry in narrow.questions()].count(429) == 1
     assert section.ok and {i.name: i.text for i in section.items}["useful at once"].startswith("1 question")
 
 

@@ -19,9 +19,10 @@ import aiohttp
 import pytest
 from PIL import Image
 
+from demo.court import Canvas
 from demo.vision import faults
 from demo.vision.faults import Fault, FaultKind
-from demo.vision_server import VisionServer
+from demo.vision_server import VisionServer, eyes_for
 from haven_vlm.facts import Term
 from haven_vlm.prompts import build_prompt
 from haven_vlm.replies import parse_reply
@@ -285,6 +286,15 @@ def test_rates_are_read_and_checked() -> None:
         faults.parse_rates("nope=1")
     with pytest.raises(ValueError, match="at most 1"):
         faults.rates({FaultKind.SERVER: 0.7, FaultKind.BUSY: 0.7})
+
+
+def test_reads_clips_with_fewer_tags_and_takes_other_pictures_for_empty() -> None:
+    tags = ("Foul", "Dunk", "Timeout")
+    frame = Canvas(320, 180).backdrop(0, frozenset({"Dunk"}), tags)
+    out = io.BytesIO()
+    frame.save(out, "JPEG", quality=85)
+    assert eyes_for(" Foul, Dunk ,Timeout,")(out.getvalue()) == {"Dunk"}
+    assert eyes_for("")(jpeg(90)) == frozenset()
 
 
 def test_runs_by_itself() -> None:
