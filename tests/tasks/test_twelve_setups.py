@@ -82,7 +82,8 @@ async def test_1_server_down() -> None:
 
 async def test_2_wrong_port() -> None:
     async with website(page) as url:
-        assert_names(await check(url), "the answer is a web page", "Check base_url", "an OpenAI-compatible server", "/v1")
+        section = await check(url)
+    assert_names(section, "the answer is a web page", "Check base_url", "an OpenAI-compatible server", "/v1")
 
 
 async def test_3_https_on_http() -> None:
