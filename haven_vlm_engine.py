@@ -126,6 +126,7 @@ class BuiltInEngine:
                 settled = look.settled
                 # in a thread: a search over thousands of samples takes longer than the loop may be held up
                 planned, wish = await asyncio.to_thread(_evaluated, sampler, dict(look.seen))
+                look.coarse |= wish.coarse
                 self._progress.plan(job.lane, planned)
                 self._pool.expect(job.lane, max(0, planned - len(look.seen) - len(look.under_way)))
                 now = [t for t in wish.now if t not in look.seen and t not in look.under_way]
@@ -245,7 +246,10 @@ class BuiltInEngine:
                 prompt = self._make_prompt(terms)
                 question = Question(prompt, (frame.jpeg,), job.local_only, f"{job.lane} at {clock_text(frame.at_ms)}")
                 # the ticket is taken by the task that uses it, so that one cancelled before its start holds none
-                async with self._pool.ticket(job.lane, local_only=job.local_only, kind=job.kind) as ticket:
+                closely = frame.at_ms not in look.coarse
+                async with self._pool.ticket(
+                    job.lane, local_only=job.local_only, kind=job.kind, closely=closely
+                ) as ticket:
                     self._admitted(look, frame, admitted)
                     answer = await ticket.ask(question)
                 key = replace(look.key, prompt=prompt)

@@ -26,7 +26,7 @@ from haven_vlm.resilience import Backoff, Clock
 from haven_vlm.scheduling import Scheduler
 from haven_vlm.settings import EndpointSettings, Settings
 from haven_vlm.settling import Settler
-from haven_vlm.stations import Job, Needs, Pass, Tier
+from haven_vlm.stations import Job, Needs, Pass, Tier, Work
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +106,12 @@ class Multiplexer:
         return frozenset(models) if all(models) else None
 
     @asynccontextmanager
-    async def ticket(self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> AsyncIterator[_Leave]:
+    async def ticket(
+        self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE, closely: bool = False
+    ) -> AsyncIterator[_Leave]:
         """See `VisionPool.ticket`."""
         self._must_be_open()
-        needs = self._needs(local_only, kind)
+        needs = self._needs(local_only, kind, closely=closely)
         self._start_keepers({needs})
         if (error := self._outage.verdict(needs)) is not None:
             raise error
@@ -123,8 +125,14 @@ class Multiplexer:
         """See `VisionPool.pictures`."""
         return self._scheduler.pictures(self._needs(local_only, kind))
 
-    def _needs(self, local_only: bool, kind: Kind) -> Needs:
-        return Needs(local_only or self._stay_local, Kind.SCENE if kind is Kind.SCENE else Kind.IMAGE)
+    def _needs(self, local_only: bool, kind: Kind, *, closely: bool = False) -> Needs:
+        if kind is not Kind.SCENE:
+            work = Work.IMAGES
+        elif any(m.settings.only_for in ("first_look", "close_look") for m in self._members):
+            work = Work.CLOSE_LOOK if closely else Work.FIRST_LOOK
+        else:  # one class of questions, so that an outage is told once
+            work = Work.SCENES
+        return Needs(local_only or self._stay_local, work)
 
     def expect(self, lane: str, count: int) -> None:
         """See `VisionPool.expect`."""

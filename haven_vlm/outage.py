@@ -135,7 +135,7 @@ class OutageWatch:
     def _story(self, outage: _Outage) -> str:
         members, needs = self._concerned(outage), outage.needs
         if not members and not any(m.serves(needs.kind) for m in self.members if not m.never):
-            what = f"{needs.kind}s" if needs.kind is not None else "questions"
+            what = needs.kind or "questions"
             return f"No endpoint is there for {what}: all are reserved for others (`only_for`)."
         if not members:
             return "No endpoint on the local network can take what must stay local: all are remote."

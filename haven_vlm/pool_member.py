@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 from haven_vlm.budget import Allowance, Budget
 from haven_vlm.concurrency import Concurrency
 from haven_vlm.errors import EndpointError, EndpointFault
-from haven_vlm.facts import Answer, Kind, Outcome
+from haven_vlm.facts import Answer, Outcome
 from haven_vlm.pool_ports import EndpointMemory, SpendingBook, VisionEndpoint
 from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
 from haven_vlm.settings import EndpointSettings
-from haven_vlm.stations import Job, Needs, Tier
+from haven_vlm.stations import SERVED, Job, Needs, Tier, Work
 from haven_vlm_utility import duration_text, sentences
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Member:
         self.tier = Tier.PRIMARY
         if settings.is_fallback:
             self.tier = Tier.WHEN_BUSY if settings.fallback_policy == "when_busy" else Tier.WHEN_DOWN
-        self._only_for = {"scenes": Kind.SCENE, "images": Kind.IMAGE}.get(settings.only_for or "")
+        self._serves = SERVED[settings.only_for]
         self.never = settings.is_fallback and settings.fallback_policy == "never"
         self.state: State = "unused"
         self.reason = ""
@@ -136,9 +136,9 @@ class Member:
     def remote(self) -> bool:
         return self.endpoint.is_remote is True
 
-    def serves(self, kind: Kind | None) -> bool:
-        """Whether its role allows questions about this."""
-        return kind is None or self._only_for in (None, kind)
+    def serves(self, kind: Work | None) -> bool:
+        """Whether its role allows questions for this."""
+        return kind is None or kind in self._serves
 
     def takes(self, needs: Needs) -> bool:
         return self.serves(needs.kind) and (self.local or not needs.local_only)

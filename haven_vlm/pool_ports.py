@@ -215,12 +215,13 @@ class VisionPool(Protocol):
         ...
 
     def ticket(
-        self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE
+        self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE, closely: bool = False
     ) -> AbstractAsyncContextManager[Ticket]:
         """Wait for leave to decode one frame of a scene, or of an image, and ask about it.
 
         At most as many tickets are out as the slots can soon use, so decoded frames are bounded. Among
         waiting lanes (one per medium) the one that asked for its first ticket earliest comes first.
+        `closely`: a question of the close look at a scene; endpoints may be kept for it, or for the first look.
 
         Raises:
             OutageError: as `Ticket.ask`.

@@ -85,8 +85,10 @@ class EndpointSettings(Section):
         allow_inf_nan=False,
         description="Seconds one answer may take at most, loading of the model included.",
     )
-    only_for: Literal["scenes", "images"] | None = Field(
-        None, description="Keep it for scenes, or for images and galleries. Empty: for both."
+    only_for: Literal["scenes", "images", "first_look", "close_look"] | None = Field(
+        None,
+        description="Keep it for scenes, or for images and galleries; or of scenes for the first, coarse look (a quick "
+        "model), or for the close look at ends and doubts (a careful one). Empty: for all.",
     )
     max_requests: int | None = Field(None, ge=1, description="Requests it gets at most in one run.")
     max_requests_per_day: int | None = Field(None, ge=1, description="Requests it gets at most in one day.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from functools import cache
 from typing import NamedTuple, Protocol
 
-from haven_vlm.facts import Kind, Question
+from haven_vlm.facts import Question
 
 
 class Tier(IntEnum):
@@ -23,13 +23,35 @@ class Tier(IntEnum):
     """Only while no other endpoint lives."""
 
 
+class Work(StrEnum):
+    """What a question is for; endpoints can be kept for each (`only_for`). The value is how it is called to people."""
+
+    SCENES = "scenes"
+    """Any look at a scene, where no endpoint makes a difference between looks."""
+    FIRST_LOOK = "the first look at scenes"
+    """The coarse scan, which decides where to look closely: work for a quick scout."""
+    CLOSE_LOOK = "the close look at scenes"
+    """Ends of spans, and second opinions: work for a careful judge."""
+    IMAGES = "images"
+
+
+SERVED: Mapping[str | None, frozenset[Work]] = {
+    None: frozenset(Work),
+    "scenes": frozenset({Work.SCENES, Work.FIRST_LOOK, Work.CLOSE_LOOK}),
+    "images": frozenset({Work.IMAGES}),
+    "first_look": frozenset({Work.FIRST_LOOK}),
+    "close_look": frozenset({Work.CLOSE_LOOK}),
+}
+"""`only_for` of an endpoint → what it takes."""
+
+
 class Needs(NamedTuple):
     """Which endpoints a question may go to."""
 
     local_only: bool = False
     """Only to those known to be inside the local network."""
-    kind: Kind | None = None
-    """What it is about; `SCENE` and `IMAGE` may have endpoints of their own. None, as a class of questions: any."""
+    kind: Work | None = None
+    """What it is for; there may be endpoints for this only. None, as a class of questions: anything."""
 
     def within(self, others: Needs) -> bool:
         """Whether every endpoint that will do for these will do for the others, too."""

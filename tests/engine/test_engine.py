@@ -32,6 +32,7 @@ class Pool:
         self.answer = answer
         self.questions: list[Question] = []
         self.held = self.most_held = 0
+        self.closely: list[bool] = []
         self.closed: list[str] = []
         self._slots = asyncio.Semaphore(slots)
         self.hold: asyncio.Event | None = None
@@ -41,8 +42,11 @@ class Pool:
     models: frozenset[str] | None = frozenset({"tiny"})
 
     @asynccontextmanager
-    async def ticket(self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> AsyncIterator[Self]:
+    async def ticket(
+        self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE, closely: bool = False
+    ) -> AsyncIterator[Self]:
         async with self._slots:
+            self.closely.append(closely)
             self.held += 1
             self.most_held = max(self.held, self.most_held)
             if self._slots.locked():
@@ -642,3 +646,18 @@ async def test_a_slice_that_fails_fails_its_moment_and_the_others_are_not_asked_
     analysis = await sliced.analyse(job(Reader(duration_ms=4_000)))
     assert len(pool.questions) == asked + 1
     assert {tuple(s.tags) for s in analysis.samples.values()} == {("Tag 0", "Tag 3")}
+
+
+async def test_the_first_look_and_the_close_look_are_told_apart() -> None:
+    pool = Pool(foul_at(3000))
+    looking = BuiltInEngine(
+        pool=pool,
+        store=Store(),
+        make_prompt=build_prompt,
+        terms=TERMS,
+        make_sampler=lambda duration_ms, _: CoarseScan(duration_ms),
+        progress=Sink(),
+    )
+    await looking.analyse(job(Reader()))
+    asked = dict(zip((int(q.jpegs[0]) for q in pool.questions), pool.closely, strict=True))
+    assert asked == {**dict.fromkeys(range(0, 10_000, 1000), False), 3500: True}

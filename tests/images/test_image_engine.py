@@ -52,7 +52,9 @@ class Pool:
         self._slots = asyncio.Semaphore(slots)
 
     @asynccontextmanager
-    async def ticket(self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE) -> AsyncIterator[Self]:
+    async def ticket(
+        self, lane: str, *, local_only: bool = False, kind: Kind = Kind.SCENE, closely: bool = False
+    ) -> AsyncIterator[Self]:
         async with self._slots:
             self.held += 1
             self.local.append(local_only)

@@ -226,6 +226,7 @@ async def ask_all(
     lane: str = "scene 1",
     local_only: bool = False,
     kind: Kind = Kind.SCENE,
+    closely: bool = False,
     told: bool = True,
     decode_s: float = 0.0,
 ) -> dict[int, Answer | OutageError]:
@@ -247,7 +248,9 @@ async def ask_all(
         for number in numbers:
             stack = AsyncExitStack()
             try:
-                ticket = await stack.enter_async_context(pool.ticket(lane, local_only=local_only, kind=kind))
+                ticket = await stack.enter_async_context(
+                    pool.ticket(lane, local_only=local_only, kind=kind, closely=closely)
+                )
             except OutageError as error:
                 results[number] = error
                 continue

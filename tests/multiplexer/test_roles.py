@@ -117,3 +117,41 @@ def test_what_must_stay_local_and_is_an_image_needs_a_local_endpoint_for_images(
         assert len(away.attempts) == 10
 
     run(main())
+
+
+def test_a_scout_looks_first_and_a_judge_looks_closely() -> None:
+    async def main() -> None:
+        scout, judge, both = FakeEndpoint("scout"), FakeEndpoint("judge"), FakeEndpoint("both")
+        each = {"scout": {"only_for": "first_look"}, "judge": {"only_for": "close_look"}}
+        async with nothing_left(), pool_of(scout, judge, both, each=each) as pool, asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(ask_all(pool, range(200), lane="scene 1"))
+            closely = tasks.create_task(ask_all(pool, range(1000, 1200), lane="scene 2", closely=True))
+        answers(first.result())
+        answers(closely.result())
+        asked = {e.name: {int(a.question.jpegs[0][8:]) >= 1000 for a in e.attempts} for e in (scout, judge)}
+        assert asked == {"scout": {False}, "judge": {True}}
+        assert both.attempts
+
+    run(main())
+
+
+def test_images_go_to_neither() -> None:
+    async def main() -> None:
+        scout, both = FakeEndpoint("scout"), FakeEndpoint("both")
+        async with nothing_left(), pool_of(scout, both, each={"scout": {"only_for": "first_look"}}) as pool:
+            answers(await ask_all(pool, range(30), kind=Kind.IMAGE))
+        assert not scout.attempts
+
+    run(main())
+
+
+def test_a_judge_that_is_missing_is_named_by_what_it_is_for() -> None:
+    async def main() -> None:
+        scout = FakeEndpoint("scout")
+        async with nothing_left(), pool_of(scout, each={"scout": {"only_for": "first_look"}}) as pool:
+            answers(await ask_all(pool, range(3)))
+            results = await ask_all(pool, range(10, 12), closely=True)
+        for result in results.values():
+            assert "the close look at scenes" in str(result) and "only_for" in str(result)
+
+    run(main())
