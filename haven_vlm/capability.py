@@ -276,7 +276,12 @@ def from_json(data: Mapping[str, object] | None, *, fingerprint: str, now: datet
     for name in ("sees_pictures", "logprobs", "several_pictures", "is_remote"):
         if not isinstance(values[name], bool):
             return None
-    for name in ("parallel_hint", "answer_s", "most_pictures"):
-        if values[name] is not None and (isinstance(values[name], bool) or not isinstance(values[name], int | float)):
+    for name, kind in (("parallel_hint", int), ("most_pictures", int), ("answer_s", int | float)):
+        value = values[name]
+        if value is None:
+            continue
+        if (
+            isinstance(value, bool) or not isinstance(value, kind) or not value >= (1 if kind is int else 0)
+        ):  # not: nor NaN
             return None
     return Remembered(Capabilities(**values), at)
