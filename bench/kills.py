@@ -1,6 +1,6 @@
 """SIGKILL at every request, every commit and at hundreds of random moments; Stash killed, too; faults of every kind.
 
-    python -m bench.kills [--random 200] [--cases requests,commits,random,stash,both,faults]
+    python -m bench.kills [--random 200] [--every 1] [--cases requests,commits,random,stash,both,faults]
 
 After each trial a run to the end must leave everything as an unbroken run does. Needs no particular machine: what
 counts is that no trial differs. Says what it does as it goes, then prints a table and one line of JSON; the exit
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -58,10 +59,11 @@ class Row:
 class Bench:
     """All trials, in one folder that each begins anew; every public method is a case."""
 
-    def __init__(self, folder: Path, *, kills_at_random: int) -> None:
+    def __init__(self, folder: Path, *, kills_at_random: int, every: int) -> None:
         self._folder = folder / "rig"
         self._clips = folder / "clips"
         self._wanted = kills_at_random
+        self._every = every
         self.rows: list[Row] = []
         began = time.monotonic()
         self._expected = kills.unbroken(folder / "unbroken", self._clips)
@@ -92,7 +94,7 @@ class Bench:
         for after in (False, True):
             number = 1
             while self._kill_stash_at(row, number, after=after):
-                number += 1
+                number += self._every
         row, dice = self._row("Stash, at random moments"), Random(11)
         while row.kills < self._wanted // 2:
             self._kill_stash_at_random(row, dice, plugin_too=False)
@@ -110,10 +112,9 @@ class Bench:
             kills.prepared(one)
             one.run()
             fields = sorted({field for record in one.stash.requests for field in record.fields})
-        for field in fields:
-            for kind in FAULTS:
-                with row.trial(f"{kind} at {field}"), self._rig() as one:
-                    assert kills.faulted(one, kills.prepared(one), self._expected, field, kind), "no such request"
+        for field, kind in list(product(fields, FAULTS))[:: self._every]:
+            with row.trial(f"{kind} at {field}"), self._rig() as one:
+                assert kills.faulted(one, kills.prepared(one), self._expected, field, kind), "no such request"
 
     # --- trials -----------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class Bench:
         for after in (False, True):
             number = 1
             while self._kill(row, partial(kill, number=number, after=after)):
-                number += 1
+                number += self._every
 
     def _kill(self, row: Row, disturb: Callable[[Rig], int]) -> bool:
         """One trial; False when there was nothing left to disturb."""
@@ -181,6 +182,7 @@ class Bench:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.kills", description=__doc__)
     parser.add_argument("--random", type=int, default=200, help="kills at random moments")
+    parser.add_argument("--every", type=int, default=1, help="of the chosen moments and faults only each n-th")
     parser.add_argument("--cases", default=",".join(CASES), help="some of: %(default)s")
     options = parser.parse_args()
     cases = options.cases.split(",")
@@ -188,7 +190,7 @@ def main() -> int:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # clients that die are what this is about
     with tempfile.TemporaryDirectory(prefix="haven-vlm-kills-") as name:
-        bench = Bench(Path(name), kills_at_random=options.random)
+        bench = Bench(Path(name), kills_at_random=options.random, every=max(1, options.every))
         for case in cases:
             getattr(bench, case)()
     print(f"{'what is killed':<54} {'trials':>7} {'kills':>6} {'differences':>12} {'asked again':>12}")

@@ -85,6 +85,12 @@ class PictureFinder:
         """The same while nothing behind that keyframe has been dropped or decoded alone."""
         self._restart(in_chain=True)
 
+    def close(self) -> None:
+        """Let go of packets and pictures. May be called twice; nothing can be found any more."""
+        self._forget()
+        self._shown = None
+        self._alone = None, 0
+
     def expect(self, limits: Sequence[int]) -> None:
         """Say which times will be asked for, ascending, so that nothing is skipped that one of them needs."""
         self._wanted = limits

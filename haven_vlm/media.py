@@ -105,7 +105,8 @@ class VideoSource:
         self.close()
 
     def close(self) -> None:
-        """Close the file. May be called twice."""
+        """Close the file and let go of the decoder and its pictures. May be called twice."""
+        self._finder.close()
         self._feed.close()
 
     # --- what FrameSource promises ---

@@ -126,6 +126,8 @@ class VideoReader:
         self._lost = False
         self._thread: threading.Thread | None = None
         self._source: FrameSource | None = None
+        self._bad_frames = 0
+        """Of a source that is closed."""
         self._info: VideoInfo | None = None
 
     @property
@@ -138,7 +140,7 @@ class VideoReader:
     @property
     def bad_frames(self) -> int:
         """See `FrameSource.bad_frames`."""
-        return self._source.bad_frames if self._source is not None else 0
+        return self._source.bad_frames if self._source is not None else self._bad_frames
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -244,6 +246,10 @@ class VideoReader:
         except _Stopped:
             pass  # the loop has gone
         finally:
+            # it knows us by its sign of life; left to each other, both would wait for the garbage collection, which
+            # counts objects and not the megabytes of decoded pictures behind them
+            if self._source is not None:
+                self._bad_frames, self._source = self._source.bad_frames, None
             try:
                 loop.call_soon_threadsafe(self._finished.set)
             except RuntimeError:
