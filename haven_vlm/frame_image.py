@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from PIL import Image
 
@@ -83,17 +84,8 @@ def image_from_frame(frame: VideoFrame, view: View, preparation: Preparation) ->
 
 
 def orientation(frame: VideoFrame) -> Image.Transpose | None:
-    """What must be done to the stored picture to see it upright, from the display matrix; None: nothing.
-
-    To be asked of one frame of a file, not of all: a frame whose side data were looked at lives until Python's
-    garbage collector comes round.
-    """
-    side_data: Any = frame.side_data  # PyAV's own description of it knows one key only
-    try:
-        matrix = side_data["DISPLAYMATRIX"]
-    except KeyError:
-        return None
-    raw = bytes(matrix)
+    """What must be done to the stored picture to see it upright, from the display matrix; None: nothing."""
+    raw = _side_data(frame, "DISPLAYMATRIX")
     if len(raw) < 36:
         return None
     a, b, _, c, d, *_ = struct.unpack("=9i", raw[:36])
@@ -128,15 +120,25 @@ def probe_of(frame: VideoFrame) -> Probe:
 
 def stereo_and_sphere(frame: VideoFrame) -> tuple[int | None, int | None]:
     """The container's own VR tags: FFmpeg's numbers of stereo layout and of projection; None where it has none."""
-    found: list[int | None] = []
-    side_data: Any = frame.side_data  # PyAV's own description of it knows one key only
-    for kind in ("STEREO3D", "SPHERICAL"):
-        try:
-            raw = bytes(side_data[kind])
-        except KeyError:
-            raw = b""
-        found.append(struct.unpack("=i", raw[:4])[0] if len(raw) >= 4 else None)
-    return found[0], found[1]
+    stereo, sphere = (_side_data(frame, kind)[:4] for kind in ("STEREO3D", "SPHERICAL"))
+    return _number(stereo), _number(sphere)
+
+
+def _number(raw: bytes) -> int | None:
+    return int(struct.unpack("=i", raw)[0]) if len(raw) == 4 else None
+
+
+def _side_data(frame: VideoFrame, kind: str) -> bytes:
+    """What goes along with a frame; empty: nothing of this kind.
+
+    Not by `frame.side_data`: that makes frame and side data hold each other, and with them megabytes of pixels until
+    the garbage collector comes round, which counts objects and not what they weigh.
+    """
+    container: Any = SideDataContainer  # PyAV's own description of it tells neither what makes one nor all its keys
+    try:
+        return bytes(container(frame)[kind])
+    except KeyError:
+        return b""
 
 
 def _grey(frame: VideoFrame, width: int, height: int) -> bytes:

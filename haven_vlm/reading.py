@@ -205,7 +205,10 @@ class VideoReader:
         item = one.items.popleft()
         one.room.release()
         if isinstance(item, BaseException):
-            raise item
+            try:
+                raise item
+            finally:
+                del item  # it knows this frame by its traceback, and with it all that was open when it was raised
         return item
 
     def _loss(self) -> MediaUnreachable:
