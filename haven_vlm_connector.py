@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from haven_vlm.media_access import OpenVideo
     from haven_vlm.ports import Analyzer
     from haven_vlm.reports import RunReport
-    from haven_vlm.tasks import TaskResult
+    from haven_vlm.task_context import TaskResult
 
 ReadEnvelope = Callable[[bytes], Envelope]
 
@@ -260,8 +260,9 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     from haven_vlm.reading import VideoReader
     from haven_vlm.sampling import make_sampler
     from haven_vlm.settings_file import SettingsFile
+    from haven_vlm.task_context import TaskContext
     from haven_vlm.task_options import Options
-    from haven_vlm.tasks import TASKS, TaskContext
+    from haven_vlm.tasks import TASKS
     from haven_vlm.vocabulary import with_vocabulary
     from haven_vlm_config import YAML_NAME, find_yaml, load_settings, outline_yaml, parse_yaml
     from haven_vlm_engine import BuiltInEngine

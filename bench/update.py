@@ -13,6 +13,7 @@ import asyncio
 import json
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from bench.tag_videos import VOCABULARY, press_task
@@ -70,12 +71,14 @@ def main() -> None:
             if result.error:
                 raise SystemExit(result.error)
             markers = len(stash.markers())
+            asked = Counter(record.operation or ", ".join(record.fields) for record in stash.requests)
         row = {
             "scenes": options.scenes,
             "frames": options.frames,
             "questions": 0,
             "markers": markers,
             "scenes_per_s": options.scenes / seconds,
+            "requests_per_scene": round(sum(asked.values()) / options.scenes, 2),
             "seconds": seconds,
             "peak_mb": peak_mb,
         }
@@ -84,6 +87,7 @@ def main() -> None:
             f"{row['scenes']:>7} {row['frames']:>12} {row['questions']:>10} {row['markers']:>8} "
             f"{row['scenes_per_s']:>9.1f} {row['peak_mb']:>8.0f}"
         )
+        print(f"requests to Stash: {row['requests_per_scene']} a scene: {dict(asked.most_common())}")
         print("(there is no endpoint, so a single question would have ended the run with an error)")
         print(json.dumps(row))
     finally:

@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "haven_vlm_engine video_look image_engine image_looking vlm_engine vlm_engine_bridge vlm_engine_worker",
     ),
     ("runs", "evidence learning videos images galleries image_task flags collection_pictures collecting collect_task"),
-    ("tasks", "tasks checking endpoint_check page_operations"),
+    ("tasks", "tasks task_context earlier_runs media_task undo_task checking endpoint_check page_operations"),
     ("edge", "haven_vlm_connector command_line"),
 )
 """Layers of docs/architecture.md, lowest first. A file imports from its own and those below, never in a circle."""

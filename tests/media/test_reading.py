@@ -420,9 +420,8 @@ async def reads_all(path: Path) -> None:
 
 
 async def leaves_in_the_middle(path: Path) -> None:
-    async with reader(path) as source:
-        async with aclosing(source.frames(range(0, 6000, 40))) as frames:
-            assert (await anext(frames)).at_ms == 0
+    async with reader(path) as source, aclosing(source.frames(range(0, 6000, 40))) as frames:
+        assert (await anext(frames)).at_ms == 0
 
 
 async def finds_no_picture(path: Path) -> None:
