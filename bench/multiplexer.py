@@ -7,7 +7,8 @@ client. A ratio is optimum / makespan, 1 being perfect; see `bench.multiplexer_l
 are asked as the engine does: leave for one frame at a time, in one lane that says how much is left. "Lost" counts
 questions without an answer. "Remembered" means one earlier run of 460 frames. Over loopback, servers and client take
 their own time on top of the latencies, more so on a busy machine: "client alone" is the same without the pool, with
-one worker for each slot. The last line is JSON with all figures.
+one worker for each slot. Every question carries a frame of the demo's court, as large as a real one. The last line is
+JSON with all figures.
 """
 
 from __future__ import annotations
@@ -20,17 +21,16 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from random import Random
 from subprocess import PIPE, Popen
 from typing import Any
 
-from PIL import Image
-
 from bench.multiplexer_http import Servers, servers_of
 from bench.multiplexer_load import SCENARIOS, Queue, Scenario, Server, drive_bare, latencies, optimum
+from demo.court import TAGS, Canvas
 from haven_vlm.endpoint import HttpEndpoint
 from haven_vlm.facts import Answer, Outcome, Question, Term
 from haven_vlm.multiplexer import Multiplexer
@@ -79,8 +79,11 @@ class Simulated:
         total_timeout_s: float,
         first_byte_timeout_s: float | None = None,
         boosted: bool = False,
+        served: Callable[[], Awaitable[None]] | None = None,
     ) -> Answer:
         await self._queue.work()
+        if served is not None:
+            await served()
         return Answer(Outcome.NONE, endpoint=self.name, model=self.model)
 
 
@@ -321,6 +324,16 @@ def measure(
     return row
 
 
+def court_jpeg() -> bytes:
+    """A frame of the demo's court as the plugin sends it: 640 pixels wide, quality 85."""
+    canvas = Canvas(640, 360)
+    image = canvas.backdrop(1, frozenset(TAGS[:2]), TAGS)
+    image.paste(canvas.crowd(1).crop((0, 0, *canvas.crowd_size)), (0, canvas.crowd_top))
+    picture = io.BytesIO()
+    image.save(picture, "JPEG", quality=85)
+    return picture.getvalue()
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -334,8 +347,7 @@ def main() -> None:
     options = parser.parse_args()
     scenarios = [s for s in SCENARIOS if not options.only or options.only in s.name]
     figures: dict[str, Any] = {}
-    picture = io.BytesIO()
-    Image.effect_noise((640, 360), 8).convert("RGB").save(picture, "JPEG", quality=85)
+    jpeg = court_jpeg()
     with peer_of(options.peer_python) as peer:
         rows = measured(
             "Virtual time: scheduling alone (median of the runs; CPU per question of the whole process)",
@@ -361,11 +373,7 @@ def main() -> None:
                         if count <= 1000 or scenario.name in LONG_OVER_HTTP:
                             runs = options.http_runs if count < 100 else 1
                             compared = count <= 1000
-                            jobs.append(
-                                partial(
-                                    measure, scenario, count, runs, peer, servers, picture.getvalue(), compared=compared
-                                )
-                            )
+                            jobs.append(partial(measure, scenario, count, runs, peer, servers, jpeg, compared=compared))
                 title = "Loopback HTTP: real servers, real client (CPU with the HTTP client's)"
                 figures["http"] = measured(title, jobs)
     print()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Self
@@ -165,6 +165,7 @@ class HttpEndpoint:
         total_timeout_s: float,
         first_byte_timeout_s: float | None = None,
         boosted: bool = False,
+        served: Callable[[], Awaitable[None]] | None = None,
     ) -> Answer:
         """See `VisionEndpoint.ask`."""
         self._check_key()
@@ -195,6 +196,7 @@ class HttpEndpoint:
                 local_only=question.local_only,
                 leaving=leaving,
                 boosted=boosted,
+                served=served,
             )
         except EndpointError as error:
             error.left_network = has_left
@@ -234,6 +236,7 @@ class HttpEndpoint:
             local_only=False,
             leaving=None,  # a picture of our own is no frame
             boosted=False,
+            served=None,
         )
 
     async def _put(
@@ -247,6 +250,7 @@ class HttpEndpoint:
         local_only: bool,
         leaving: Callable[[], None] | None,
         boosted: bool,
+        served: Callable[[], Awaitable[None]] | None,
     ) -> Heard:
         left_s = total_timeout_s
         for _ in range(MAX_DROPPED + 1):
@@ -263,6 +267,8 @@ class HttpEndpoint:
                 leaving=leaving,
             )
             self._is_remote = http.is_remote
+            if served is not None and http.status == 200 and b'"choices"' in http.body:
+                await served()  # reading takes a millisecond in which the server would have nothing to do
             document = decoded(http.body)
             verdict = judge(
                 http.status, http.headers, http.body, document=document, sent=form.droppable, now=self._now()

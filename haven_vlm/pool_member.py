@@ -46,7 +46,10 @@ class Condition(NamedTuple):
 class MemberLease:
     """A slot of a member, taken for one question. Released exactly once, whatever happens."""
 
-    __slots__ = ("began_at", "breaker_ticket", "deadline", "member", "pictures", "released", "sent", "started")
+    __slots__ = (
+        "began_at", "beside", "breaker_ticket", "deadline", "ended_at",
+        "member", "pictures", "released", "sent", "started",
+    )  # fmt: skip
 
     def __init__(self, member: Member, now: float, pictures: int) -> None:
         self.member = member
@@ -58,6 +61,10 @@ class MemberLease:
         """Set while the attempt runs: closing the pool pulls it in."""
         self.sent = False
         """The endpoint has it: it is in `VisionEndpoint.used`."""
+        self.ended_at: float | None = None
+        """When the server was done with it; None while it works on it."""
+        self.beside = 0
+        """Questions the server worked on when it was done with this one, this one included."""
         self.released = False
 
     def release(self) -> None:
@@ -233,11 +240,28 @@ class Member:
             self._prompts.popitem(last=False)
         return lease
 
-    def released(self, lease: MemberLease) -> None:
-        """Called by the lease, once."""
+    def served(self, lease: MemberLease) -> bool:
+        """A whole answer is here, and will be read next. Returns whether its slot can be taken already.
+
+        Not while the endpoint is on trial, nor where an answer counts against a limit: what it says matters first.
+        """
+        if lease.released or not self.sound or self.budget.is_limited:
+            return False
+        self._vacate(lease)
+        return True
+
+    def _vacate(self, lease: MemberLease) -> None:
+        """The server works no longer on this question."""
+        if lease.ended_at is not None:
+            return
+        lease.ended_at, lease.beside = self._clock(), len(self.leases)
         self.leases.discard(lease)
         if not self.leases:
-            self._busy_s += self._clock() - self._busy_since
+            self._busy_s += lease.ended_at - self._busy_since
+
+    def released(self, lease: MemberLease) -> None:
+        """Called by the lease, once."""
+        self._vacate(lease)
         self.breaker.end(lease.breaker_ticket, ok=None)  # only counts where nothing was said about the attempt
         if self.budget.is_limited:
             self.look_at_limits()
@@ -247,10 +271,11 @@ class Member:
 
     def succeeded(self, lease: MemberLease, answer: Answer) -> None:
         """An answer came, whatever it says."""
-        latency_s = (self._clock() - lease.began_at) / max(1, lease.pictures)
+        self._vacate(lease)
+        latency_s = ((lease.ended_at or self._clock()) - lease.began_at) / max(1, lease.pictures)
         self.latencies.add(latency_s)
         self.timeouts.answered()
-        self.concurrency.ended(lease.started, latency_s=latency_s, in_flight=len(self.leases))
+        self.concurrency.ended(lease.started, latency_s=latency_s, in_flight=lease.beside)
         self.breaker.end(lease.breaker_ticket, ok=True)
         self.answered += 1
         self.tokens_in += answer.tokens_in
@@ -264,6 +289,7 @@ class Member:
 
     def failed(self, lease: MemberLease, error: EndpointError) -> None:
         """No answer came."""
+        self._vacate(lease)
         self.failures[error.fault] += 1
         policy = POLICY[error.fault]
         if error.retry_after_s is not None and policy in (Policy.ENDPOINT, Policy.WAIT):
@@ -271,7 +297,7 @@ class Member:
         if policy is Policy.PARK:
             self.park(error)
         elif policy is Policy.REST:
-            self.concurrency.overloaded(lease.started, in_flight=len(self.leases))
+            self.concurrency.overloaded(lease.started, in_flight=lease.beside)
             self._take_rest(error)
         elif policy is Policy.WAIT:
             self._go_down(error)

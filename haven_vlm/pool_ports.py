@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import date
@@ -122,6 +122,7 @@ class VisionEndpoint(Protocol):
         total_timeout_s: float,
         first_byte_timeout_s: float | None = None,
         boosted: bool = False,
+        served: Callable[[], Awaitable[None]] | None = None,
     ) -> Answer:
         """Send the question once.
 
@@ -129,6 +130,10 @@ class VisionEndpoint(Protocol):
         None: as long as the whole may take.
 
         `boosted`: thinking off and twice the token budget, for an answer that was cut.
+
+        `served`: awaited once when a whole answer has arrived, before it is read: the server has nothing to do for
+        this question any more. Not awaited where a reply tells of a failure.
+
         Refused, filtered, truncated and unparsable answers are returned, not raised.
 
         Raises:

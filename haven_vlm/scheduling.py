@@ -211,6 +211,8 @@ class Scheduler:
         A slot stays free while questions wait only if they may not go there, or at the end of the run: when all that
         is left would be answered earlier by waiting for faster endpoints than by using this slot.
         """
+        if not self._ready:
+            return
         for job in [job for job in self._ready if job.picky and not self.candidates(job)]:
             if job.slot is not None and not job.slot.done() and not any(s.alive for s in self.fitting(job)):
                 job.slot.set_exception(Withdrawn())

@@ -27,6 +27,10 @@ GRACE_S = 5.0
 """An endpoint that overruns its own timeout by so much is cut off."""
 BAD_GATEWAY = frozenset({502, 503, 504, 529})
 """Statuses of a server that is not itself at the moment: never the question's fault."""
+LATE = 1.05
+"""A second copy is worth it this much after nearly all answers came, not while one of them is being read."""
+TURNS_TO_LEAVE = 2
+"""Turns of the event loop from a slot to the request on the wire: one for the question's task, one for the writer's."""
 HOPELESS_THERE = frozenset({EndpointFault.PICTURE, EndpointFault.CONTEXT, EndpointFault.FIELD})
 """Asked again at the same endpoint, the question would fail the same way."""
 
@@ -161,6 +165,7 @@ class Settler:
                     total_timeout_s=total_s,
                     first_byte_timeout_s=member.timeouts.first_byte_s(patient=patient),
                     boosted=course.boosted,
+                    served=lambda: self._served(lease),
                 )
         except EndpointError as error:
             return error
@@ -172,6 +177,13 @@ class Settler:
             lease.deadline = None
             course.spent_s += self._clock() - lease.began_at
 
+    async def _served(self, lease: MemberLease) -> None:
+        """Let the next question take the slot, and leave, before this one's answer is read."""
+        if lease.member.served(lease):
+            self._scheduler.assign()
+            for _ in range(TURNS_TO_LEAVE):
+                await asyncio.sleep(0)
+
     # --- a second copy at the end of a run --------------------------------------------------------------------
 
     async def _race(self, lease: MemberLease, job: Job, course: _Course) -> tuple[MemberLease, Answer | EndpointError]:
@@ -182,7 +194,7 @@ class Settler:
         runs = {asyncio.ensure_future(self._attempt(lease, job, course)): lease}
         try:
             while True:
-                step_s = max(0.05, lease.member.latencies.percentile(0.95)) if len(runs) == 1 else None
+                step_s = max(0.05, LATE * lease.member.latencies.percentile(0.95)) if len(runs) == 1 else None
                 done, _ = await asyncio.wait(runs, timeout=step_s, return_when=asyncio.FIRST_COMPLETED)
                 for run in done:
                     result = run.result()
@@ -191,7 +203,7 @@ class Settler:
                     failed = runs.pop(run)
                     failed.member.failed(failed, result)
                     failed.release()
-                if done or list(runs.values()) != [lease]:
+                if done or list(runs.values()) != [lease] or lease.ended_at is not None:
                     continue
                 if (other := self._scheduler.second_slot(job, lease.member)) is not None:
                     assert isinstance(other, MemberLease)

@@ -104,6 +104,33 @@ async def test_every_fault_has_its_class_and_the_next_question_goes_well(connect
         assert len(server.questions()) == 2
 
 
+@pytest.mark.parametrize("kind", [None, *FaultKind])
+async def test_served_is_said_once_for_a_whole_answer_and_never_for_a_failure(
+    connect: Connect, kind: FaultKind | None
+) -> None:
+    """A server that fails must not be sent the next question before the failure is looked at."""
+    said = 0
+
+    async def served() -> None:
+        nonlocal said
+        said += 1
+
+    async def no_time(_: float) -> None:
+        await asyncio.sleep(0)
+
+    async with VisionServer(see, script=faults.sequence([kind] if kind else []), sleep=no_time) as server:
+        endpoint = await connect(server.base_url)
+        await endpoint.prepare()
+        patience_s = 0.2 if kind is FaultKind.HANG else 20
+        try:
+            await endpoint.ask(question(255), connect_timeout_s=5, total_timeout_s=patience_s, served=served)
+        except EndpointError as error:
+            # what looks like an answer, and is none, is found out by reading
+            assert said == (kind in (FaultKind.EMPTY_CHOICES, FaultKind.JUNK)), error
+        else:
+            assert said == 1
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"), [("7", 7), (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90)]
 )

@@ -55,6 +55,8 @@ class FakeEndpoint:
     hint: int | None = None
     answer_s: float | None = None
     most_pictures: int = 1
+    reading_s: float = 0.0
+    """Time to read an answer that has arrived."""
     attempts: list[Attempt] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
@@ -100,6 +102,7 @@ class FakeEndpoint:
         total_timeout_s: float,
         first_byte_timeout_s: float | None = None,
         boosted: bool = False,
+        served: Callable[[], Awaitable[None]] | None = None,
     ) -> Answer:
         silence_s = total_timeout_s if first_byte_timeout_s is None else first_byte_timeout_s
         attempt = Attempt(now(), question, boosted, connect_timeout_s, silence_s, total_timeout_s)
@@ -110,8 +113,6 @@ class FakeEndpoint:
         has_left = bool(self.is_remote)
         try:
             answer = await self._answer(attempt)
-            self.used += Usage(0, answer.tokens_in, answer.tokens_out)
-            return answer
         except EndpointError as error:
             has_left &= error.fault is not EndpointFault.FORBIDDEN
             error.left_network = has_left
@@ -119,6 +120,12 @@ class FakeEndpoint:
         finally:
             self.in_flight -= 1
             self.used += Usage(left_network=len(question.jpegs) if has_left else 0)
+        if served is not None:
+            await served()
+        if self.reading_s:
+            await asyncio.sleep(self.reading_s)
+        self.used += Usage(0, answer.tokens_in, answer.tokens_out)
+        return answer
 
     async def _answer(self, attempt: Attempt) -> Answer:
         if self.behave is not None:
