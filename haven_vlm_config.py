@@ -42,6 +42,9 @@ TAG_LIST = [
     {"name": "Turnover", "definition": "The ball changes hands without a shot."},
 ]
 
+_EXAMPLES = ("Basketball point", "Foul", "Break-away", "Turnover")
+"""Names of the list above as it is shipped; no setting. While it holds, a run says that these are examples."""
+
 VIDEO_FRAME_INTERVAL = 2.0
 CONCURRENT_TASK_LIMIT = 8
 CREATE_MARKERS = True
@@ -76,6 +79,12 @@ class LoadedSettings:
     settings: Settings
     origins: Mapping[str, str]
     """Key → name of the layer whose value holds."""
+
+    @property
+    def looks_for_examples(self) -> bool:
+        """Whether nobody has said what to look for, so that the examples of this file hold."""
+        unset = self.origins.get("tag_list", DEFAULTS_LAYER) == DEFAULTS_LAYER
+        return unset and tuple(t.name for t in self.settings.tag_list) == _EXAMPLES
 
 
 def load_settings(

@@ -44,6 +44,9 @@ ReadEnvelope = Callable[[bytes], Envelope]
 
 log = logging.getLogger("haven_vlm_connector")
 
+_LOOKING = ("tag_videos", "tag_images", "preview", "update", "check_endpoints")
+"""Modes that ask about the tag list."""
+
 PLUGIN_DIR = Path(__file__).resolve().parent
 
 
@@ -271,13 +274,19 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(StashLibrary(call.connection))
         display.hide(*gateway.secrets)
-        settings = load_settings(
+        loaded = load_settings(
             plugin_dir=call.plugin_dir,
             config_dir=call.config_dir,
             page=await gateway.plugin_settings(),
             arguments=arguments,
-        ).settings
-        settings = await with_servers_found(await with_vocabulary(settings, gateway))
+        )
+        if loaded.looks_for_examples and call.mode in _LOOKING:
+            log.warning(
+                "No tags to look for are set, so the examples are looked for: %s. Write yours into “Tags to look for” "
+                "on the plugin's settings page, or into haven_vlm_config.yaml.",
+                ", ".join(t.name for t in loaded.settings.tag_list),
+            )
+        settings = await with_servers_found(await with_vocabulary(loaded.settings, gateway))
         display.hide(*(e.api_key.get_secret_value() for e in settings.endpoints if e.api_key))
         display.hide(*(os.environ.get(e.api_key_env, "") for e in settings.endpoints if e.api_key_env))
         gateway.use_timeout(settings.stash_timeout)

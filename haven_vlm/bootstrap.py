@@ -29,6 +29,7 @@ from pathlib import Path
 
 from haven_vlm.errors import DependencyError
 from haven_vlm.run_lock import wait_lock
+from haven_vlm_utility import count_text
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +264,9 @@ def _install(home: Path, name: str, requirements: Sequence[Requirement], python:
             report = _run_pip(python, part, requirements)
             (part / "installed.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
             for package in report:
-                log.info("Installed %s %s (%s)", package["name"], package["version"], package["hash"])
+                log.debug("Installed %s %s (%s)", package["name"], package["version"], package["hash"])
+            versions = ", ".join(f"{package['name']} {package['version']}" for package in report)
+            log.info("Installed %s: %s", count_text(len(report), "package"), versions)
             os.replace(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)

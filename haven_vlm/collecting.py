@@ -260,8 +260,8 @@ def summary(done: Collected, folder: str) -> str:
         )
     if done.local_only:
         lines.append(
-            f"{done.local_only:,} of them show what must stay on this network: such lines say local_only, and their "
-            "chats are in training.local-only.jsonl."
+            f"What must stay on this network: {count_text(done.local_only, 'correction')}. Such lines say local_only, "
+            "and their chats are in training.local-only.jsonl."
         )
     if done.settled.markers_kept:
         lines.append(

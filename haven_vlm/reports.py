@@ -126,7 +126,7 @@ class RunReport:
         if len(kinds) > 1:
             what += f" ({', '.join(count_text(n, kind) for kind, n in kinds.items())})"
         done = counts[Status.TAGGED]
-        verb = "Tagged" if self.written else "Looked at"
+        verb = ("Updated" if self.mode == "update" else "Tagged") if self.written else "Looked at"
         head = f"{verb} {done:,} of {what} in {duration_text(self.seconds)}"
         details = [count_text(asked, "question")]
         if reused:
@@ -136,6 +136,9 @@ class RunReport:
         markers = sum(m.markers_created for m in self.media)
         if self.written and markers:
             details.append(f"{count_text(markers, 'marker')} written")
+        removed = sum(m.markers_removed for m in self.media)
+        if self.written and removed:
+            details.append(f"{count_text(removed, 'marker')} of earlier runs removed")
         details.append(f"{count_text(left, 'frame')} left the network" if left else "no frame left the network")
         lines = [f"{head}: {', '.join(details)}."]
         if self.ended_because:

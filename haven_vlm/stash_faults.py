@@ -106,7 +106,8 @@ def status_fault(status: int, reason: str, *, url: str, has_key: bool, detail: s
             )
         return StashUnauthorized(
             "Stash's login for this task has run out or was never given. Generate an API key in Settings → Security → "
-            "Authentication: a task finds it by itself, and it does not run out. On the command line, hand it over."
+            "Authentication: a task finds it by itself, and it does not run out. On the command line, hand it over "
+            "with --api-key-env or --api-key-file."
         )
     if status == 403:
         return StashUnauthorized(f"Stash refuses to serve us (HTTP 403): {detail or reason}")

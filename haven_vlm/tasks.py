@@ -19,6 +19,7 @@ from haven_vlm.media_task import work_on_media
 from haven_vlm.page_data import CheckResult, Verdict
 from haven_vlm.task_context import ALL_KINDS, Task, TaskContext, TaskResult, terms_of, vr_tag_id_of
 from haven_vlm.undo_task import undo
+from haven_vlm_utility import sentences
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ async def check_endpoints(context: TaskContext) -> TaskResult:
     for section in sections:
         for item in section.items:
             if item.verdict is Verdict.PROBLEM:
-                log.error("%s: %s %s", section.title, item.text, item.fix)
+                log.error("%s: %s", section.title, sentences(item.text, item.fix))
     ok = all(section.ok for section in sections)
     check = CheckResult(context.run_id, context.now().isoformat(timespec="seconds"), ok, tuple(sections))
     return TaskResult(as_table(sections), ok=ok, check=check)

@@ -46,6 +46,13 @@ def test_the_defaults_are_local_only(tmp_path: Path) -> None:
     assert "Basketball point" in [t.name for t in settings.tag_list]
 
 
+def test_the_shipped_examples_are_known_as_such_until_somebody_says_what_to_look_for(tmp_path: Path) -> None:
+    assert load(tmp_path).looks_for_examples
+    assert not load(tmp_path, yaml="tag_list: [Foul]").looks_for_examples
+    assert not load(tmp_path, page={"tag_list": "Basketball point, Foul, Break-away, Turnover"}).looks_for_examples
+    assert not load(tmp_path, page={"tag_parent": "Sports"}).looks_for_examples
+
+
 @pytest.mark.parametrize(
     ("layers", "interval", "origin"),
     [

@@ -163,7 +163,7 @@ def test_images_galleries_and_whole_scenes(looked_at: tuple[Rig, int]) -> None:
     said = collect(one)
     assert "Collected 3 corrections" in said
     assert "3 flags cleared" in said
-    assert "2 of them show what must stay" in said, "the image, and the gallery that holds it"
+    assert "What must stay on this network: 2 corrections." in said, "the image, and the gallery that holds it"
     image, shown, whole = sorted(collected(one), key=lambda c: ("image", "gallery", "scene").index(c["kind"]))
     assert (image["tag"], image["results"], image["local_only"]) == ("", [{"tag": "Dunk"}], True)
     assert (image["width_px"], image["height_px"]) == (3200, 1800)

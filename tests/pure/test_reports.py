@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+from dataclasses import replace
 
 from haven_vlm.facts import Kind, Span
 from haven_vlm.pool_ports import EndpointStatistics, PoolStatistics
@@ -35,6 +36,13 @@ def test_the_summary_adds_up_and_names_every_cause_once() -> None:
     )
     assert "The run ended early: no endpoint answers" in text
     assert text.count("it has no file") == 1 and "2 scenes: it has no file" in text
+
+
+def test_an_update_says_what_it_took_away() -> None:
+    report = replace(run(medium(1, markers_created=1, markers_removed=2), medium(2, markers_removed=1)), mode="update")
+    assert report.summary().startswith("Updated 2 of 2 scenes in ")
+    assert "1 marker written, 3 markers of earlier runs removed, " in report.summary()
+    assert "removed" not in replace(report, written=False).summary()
 
 
 def test_a_preview_says_that_nothing_was_written() -> None:
