@@ -20,7 +20,8 @@ from pathlib import Path
 from PIL import Image
 
 from demo.chromium import Browser, Page, find_chromium
-from demo.footage import TAGS, cached_clip, random_plan, truth_of
+from demo.court import seen_in
+from demo.footage import TAGS, cached_clip, random_plan
 from demo.vision_server import VisionServer
 from tests.stash import servers
 
@@ -76,8 +77,8 @@ def _stash(folder: Path, media: Path) -> Iterator[servers.Server]:
 def _vision_servers() -> Iterator[str]:
     """Setting `endpoints` for two servers that take their time, so that there is something to see."""
     with (
-        VisionServer(see=truth_of, slots=2, latency_s=0.8).in_thread() as fast,
-        VisionServer(see=truth_of, slots=1, latency_s=1.5).in_thread() as slow,
+        VisionServer(see=seen_in, slots=2, latency_s=0.8).in_thread() as fast,
+        VisionServer(see=seen_in, slots=1, latency_s=1.5).in_thread() as slow,
     ):
         yield f"{fast.base_url} name=Desktop weight=5; {slow.base_url} name=Laptop weight=2"
 
@@ -112,6 +113,13 @@ def _take(server: servers.Server, browser: Browser) -> None:
     page.run("document.querySelector('.haven-review-bar').scrollIntoView()")
     page.wait("document.querySelectorAll('.haven-thumb img').length > 2", PATIENCE_S)
     _keep(page, "review")
+    page.click_text("Take back")
+    page.go(server.url + PAGE)
+    page.click_text("Check", "[role=tab]")
+    page.wait_text("Nothing was checked yet", "#haven-view")
+    page.click_text("Check Endpoints", "#haven-view button")
+    page.wait_text("frames a minute", "#haven-view", PATIENCE_S)
+    _keep(page, "check")
 
 
 def _keep(page: Page, name: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from haven_vlm.applying import Applier
 from haven_vlm.facts import Kind
 from haven_vlm.marks import Marks
+from haven_vlm.reviewing import Reviewer
 from haven_vlm.task_context import TaskContext
 from haven_vlm.undoing import Undoer, resume_pending
 from haven_vlm_utility import count_text
@@ -24,6 +25,14 @@ async def finish_earlier(context: TaskContext, applier: Applier) -> list[str]:
         finished = count_text(len(resumed.finished), "medium")
         lines.append(f"Finished what an earlier run had begun to write: {finished}.")
         log.info("%s", lines[0])
+
+    async def this_run() -> int:
+        return context.run_id
+
+    reviewer = Reviewer(context.gateway, context.journal, applier, context.settings, start_run=this_run)
+    if decided := await reviewer.resume_pending():
+        lines.append(f"Finished what an interrupted review had begun: {count_text(decided, 'decision')}.")
+        log.info("%s", lines[-1])
     for medium, reason in resumed.failed.items():
         lines.append(f"What an earlier run had begun to write to {medium} cannot be finished: {reason}")
         log.warning("%s", lines[-1])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from haven_vlm.corrections import Correction, Source, Stretch, Verdict
@@ -58,6 +59,48 @@ class CorrectionStore:
                 _take_effect(db, correction)
 
         await self.file.write(enter)
+
+    # --- decisions that are being carried out -----------------------------------------------------------------
+
+    async def begin(self, correction: Correction) -> int:
+        """Enter what a person decided about a span before Stash is changed; returns its number.
+
+        What is rejected or confirmed holds from now on, as by `record`. What is moved or added is only true once
+        Stash says the same: that is for `carried_out`.
+        """
+        stamped = correction if correction.at else replace(correction, at=self.clock())
+
+        def enter(db: sqlite3.Connection) -> int:
+            if correction.verdict in (Verdict.REJECTED, Verdict.CONFIRMED):
+                insert(db, [stamped])
+                _take_effect(db, stamped)
+            query = "INSERT INTO decisions (scene_id, body) VALUES (?, ?)"
+            return int(db.execute(query, (correction.medium_id, json.dumps(asdict(stamped)))).lastrowid or 0)
+
+        return await self.file.write(enter)
+
+    async def carried_out(self, number: int, correction: Correction) -> None:
+        """Enter that Stash is as it was decided; the correction holds from now on."""
+        stamped = correction if correction.at else replace(correction, at=self.clock())
+
+        def enter(db: sqlite3.Connection) -> None:
+            insert(db, [stamped])
+            _take_effect(db, stamped)
+            db.execute("DELETE FROM decisions WHERE id = ?", (number,))
+
+        await self.file.write(enter)
+
+    async def given_up(self, number: int) -> None:
+        """Forget a decision that cannot be carried out."""
+        await self.file.write(lambda db: db.execute("DELETE FROM decisions WHERE id = ?", (number,)))
+
+    async def begun(self, scene_id: str | None = None) -> list[tuple[int, Correction]]:
+        """Decisions under way, or left behind by a process that was killed, oldest first; of one scene, or of all."""
+        query = "SELECT id, body FROM decisions WHERE ?1 IS NULL OR scene_id = ?1 ORDER BY id"
+        rows = await self.file.read(lambda db: db.execute(query, (scene_id,)).fetchall())
+        return [(int(number), _from_json(body)) for number, body in rows]
+
+    # --- reading ----------------------------------------------------------------------------------------------
 
     async def all(
         self,
@@ -178,6 +221,14 @@ def _take_effect(db: sqlite3.Connection, c: Correction) -> None:
     elif c.kind is Kind.SCENE:
         query = "DELETE FROM rejected_spans WHERE scene_id = ? AND tag_id = ? AND start_ms = ? AND end_ms = ?"
         db.execute(query, (c.medium_id, c.tag_id, *wanted))
+
+
+def _from_json(body: str) -> Correction:
+    data = json.loads(body)
+    for name in ("before", "after"):
+        data[name] = None if data[name] is None else (int(data[name][0]), int(data[name][1]))
+    enums = {"kind": Kind(data["kind"]), "verdict": Verdict(data["verdict"]), "source": Source(data["source"])}
+    return Correction(**data | enums)
 
 
 def _columns(span: Stretch | None) -> Stretch:

@@ -128,6 +128,13 @@ MIGRATIONS = (
             " tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, PRIMARY KEY (day, endpoint)) WITHOUT ROWID",
         ),
     ),
+    Migration(
+        "0006 decisions",
+        (
+            # what a person decided and is being carried out in Stash: a correction as JSON
+            "CREATE TABLE decisions (id INTEGER PRIMARY KEY AUTOINCREMENT, scene_id TEXT NOT NULL, body TEXT NOT NULL)",
+        ),
+    ),
 )
 
 

@@ -1,8 +1,9 @@
 """Carries out what a person decided about the spans of a scene, so that a kill at any moment does no harm.
 
-What the user rejects or confirms is entered in the ledger first: it holds even if the process dies before Stash is
-changed. A change to a marker is made in Stash first: if the process dies before the ledger knows, the next look finds
-an edit of the user's, which is what it is. Only markers of ours are ever removed.
+Each decision is entered in the ledger before Stash is changed, and entered as carried out afterwards. One that a kill
+left in between is finished by the next review of the scene, or by the next run, from what stands in Stash then: each
+step is done only where it is not done yet, and not at all where the user has changed the marker meanwhile. Only
+markers of ours are ever removed.
 """
 
 from __future__ import annotations
@@ -64,9 +65,13 @@ class Reviewer:
                 raise BusyError(f"A run is working on scene {scene_id}; try again when it is done with it.")
             for plan in await self._journal.ownership.open_plans(Kind.SCENE, scene_id):
                 await self._applier.settle(plan)  # what a killed run had created is ours, not the user's
+            finished = await self._finish(scene_id)
             done, messages = 0, []
             for decision in decisions:
                 try:
+                    if await self._was_added(decision, finished):
+                        done += 1
+                        continue
                     message = await self._decide(scene_id, decision)
                 except (StashRefused, StashGone, ValueError) as exc:
                     messages.append(f"{_label(decision)}: {exc}")
@@ -77,13 +82,43 @@ class Reviewer:
             await self._applier.look(Kind.SCENE, scene_id, write=True)
         return ReviewReply(done, tuple(messages))
 
+    async def resume_pending(self) -> int:
+        """Finish decisions that killed reviews left behind, as far as nobody works on their scenes; how many."""
+        count = 0
+        for scene_id in dict.fromkeys(c.medium_id for _, c in await self._journal.corrections.begun()):
+            async with self._journal.claims.claim(Kind.SCENE, scene_id) as ours:
+                count += len(await self._finish(scene_id)) if ours else 0
+        return count
+
+    async def _finish(self, scene_id: str) -> list[Correction]:
+        """Finish what a killed review of this scene left behind; returns the decisions that hold now."""
+        finished = []
+        for number, correction in await self._journal.corrections.begun(scene_id):
+            try:
+                # nothing is noted yet: a marker that we moved is not to be taken for an edit of the user's
+                now, ours = await self._applier.look(Kind.SCENE, scene_id, write=False)
+                marker = next((m for m in now.markers if m.id == correction.marker_id), None)
+                if _is_overtaken(correction, marker):
+                    await self._journal.corrections.given_up(number)
+                    continue
+                await self._carry_out(correction, marker, now, is_ours=marker is not None and marker.id in ours.markers)
+            except (StashRefused, StashGone) as exc:
+                log.warning("A decision about scene %s, begun earlier, cannot be carried out: %s", scene_id, exc)
+                await self._journal.corrections.given_up(number)
+                continue
+            await self._journal.corrections.carried_out(number, correction)
+            finished.append(correction)
+        return finished
+
     async def _decide(self, scene_id: str, decision: Decision) -> str:
         now, ours = await self._applier.look(Kind.SCENE, scene_id, write=True)
         marker = next((m for m in now.markers if m.id == decision.marker_id), None)
+        if await self._is_said_again(scene_id, decision, marker):
+            return ""
         if decision.marker_id is not None and marker is None:
             raise StashGone("the marker is not on this scene any more; load the page anew")
         tag_id = marker.primary_tag_id if marker else await self._tag_id(decision)
-        before = stretch_of(marker.start_ms, marker.end_ms) if marker else _span(decision.start, decision.end)
+        before = _place(marker) if marker else _span(decision.start, decision.end)
         owned = ours.markers.get(marker.id) if marker else None
         correction = Correction(
             kind=Kind.SCENE,
@@ -98,48 +133,57 @@ class Reviewer:
             marker_id=marker.id if marker else "",
             run_id=owned.run_id if owned else None,
         )
-        match decision.action:
-            case Action.CONFIRM:
-                return await self._confirm(correction, marker, before)
-            case Action.REJECT:
-                return await self._reject(correction, marker, is_ours=owned is not None)
-            case Action.MOVE:
-                return await self._move(correction, marker)
-            case Action.ADD:
-                return await self._add(correction, now)
-
-    async def _confirm(self, correction: Correction, marker: Marker | None, span: Stretch) -> str:
-        await self._journal.corrections.record(correction)
-        if marker is None:
-            await self._write_ours(correction, span)
-        return ""
-
-    async def _reject(self, correction: Correction, marker: Marker | None, *, is_ours: bool) -> str:
-        await self._journal.corrections.record(correction)
-        if marker is None:
-            return ""
-        if is_ours:
-            await self._gateway.destroy_markers([marker.id])
-            return ""
-        marks = await ensure_marks(self._gateway, self._applier, await self._run(), self._settings)
-        await self._gateway.tag_marker(marker.id, marks.incorrect.id)
-        return f"the marker is yours, so it stays; it is tagged “{marks.incorrect.name}”"
-
-    async def _move(self, correction: Correction, marker: Marker | None) -> str:
-        if marker is None:
+        if decision.action is Action.MOVE and marker is None:
             raise ValueError("there is no marker to move; confirm it first")
-        assert correction.after is not None
-        await self._gateway.move_marker(marker.id, *correction.after)
-        await self._journal.corrections.record(correction)
-        return ""
-
-    async def _add(self, correction: Correction, now: Now) -> str:
-        assert correction.after is not None
-        draft = self._draft(correction, correction.after, await self._title(correction.tag_id))
-        if any(same_event(draft, marker) for marker in now.markers):
+        if decision.action is Action.ADD and _stands(correction, now):
             raise ValueError("there is a marker of this tag already")
-        await self._gateway.create_markers([draft])
-        await self._journal.corrections.record(correction)
+        number = await self._journal.corrections.begin(correction)
+        try:
+            message = await self._carry_out(correction, marker, now, is_ours=owned is not None)
+        except (StashRefused, StashGone):
+            await self._journal.corrections.given_up(number)
+            raise
+        await self._journal.corrections.carried_out(number, correction)
+        return message
+
+    async def _was_added(self, decision: Decision, finished: Sequence[Correction]) -> bool:
+        """Whether what shall be added is what `_finish` has just added, because the answer never reached the page."""
+        if decision.action is not Action.ADD:
+            return False
+        alike = [c for c in finished if c.verdict is Verdict.ADDED and c.after == _span(decision.start, decision.end)]
+        return bool(alike) and await self._tag_id(decision) in {c.tag_id for c in alike}
+
+    async def _is_said_again(self, scene_id: str, decision: Decision, marker: Marker | None) -> bool:
+        """Whether Stash is as decided already, by this very decision: a killed review is saved once more."""
+        if decision.marker_id is None:
+            return False
+        if decision.action is Action.REJECT:
+            as_decided = marker is None
+        else:
+            as_decided = decision.action is Action.MOVE and marker is not None and _target(decision) == _place(marker)
+        if not as_decided:
+            return False
+        verdict = _VERDICTS[decision.action]
+        said = await self._journal.corrections.all(kind=Kind.SCENE, medium_id=scene_id, verdict=verdict)
+        return any(c.marker_id == decision.marker_id and c.source is Source.REVIEW for c in said)
+
+    async def _carry_out(self, correction: Correction, marker: Marker | None, now: Now, *, is_ours: bool) -> str:
+        """Make Stash as decided, as far as it is not; returns what the user should know."""
+        match correction.verdict:
+            case Verdict.CONFIRMED if marker is None and correction.before is not None:
+                await self._write_ours(correction, correction.before)
+            case Verdict.REJECTED if marker is not None and is_ours:
+                await self._gateway.destroy_markers([marker.id])
+            case Verdict.REJECTED if marker is not None:
+                marks = await ensure_marks(self._gateway, self._applier, await self._run(), self._settings)
+                await self._gateway.tag_marker(marker.id, marks.incorrect.id)
+                return f"the marker is yours, so it stays; it is tagged “{marks.incorrect.name}”"
+            case Verdict.MOVED if marker is not None and correction.after not in (None, _place(marker)):
+                assert correction.after is not None
+                await self._gateway.move_marker(marker.id, *correction.after)
+            case Verdict.ADDED if correction.after is not None and not _stands(correction, now):
+                draft = self._draft(correction, correction.after, await self._title(correction.tag_id))
+                await self._gateway.create_markers([draft])
         return ""
 
     async def _write_ours(self, correction: Correction, span: Stretch) -> None:
@@ -197,6 +241,32 @@ _VERDICTS: Mapping[Action, Verdict] = {
 }
 
 
+def _place(marker: Marker) -> Stretch:
+    return stretch_of(marker.start_ms, marker.end_ms)
+
+
+def _stands(correction: Correction, now: Now) -> bool:
+    """Whether there is a marker of what is to be added."""
+    assert correction.after is not None
+    draft = MarkerDraft(correction.medium_id, "", *correction.after, correction.tag_id)
+    return any(same_event(draft, marker) for marker in now.markers)
+
+
+def _is_overtaken(correction: Correction, marker: Marker | None) -> bool:
+    """Whether the user has changed, since the decision, the marker that it is about."""
+    if not correction.marker_id:
+        return False
+    if marker is None:
+        return correction.verdict is not Verdict.REJECTED
+    return _place(marker) not in (correction.before, correction.after)
+
+
+def _target(decision: Decision) -> Stretch | None:
+    if decision.new_start is None or decision.new_end is None:
+        return None
+    return _span(decision.new_start, decision.new_end)
+
+
 def _span(start_s: float, end_s: float) -> Stretch:
     start_ms, end_ms = round(start_s * 1000), round(end_s * 1000)
     if start_ms < 0 or end_ms < start_ms:
@@ -209,9 +279,9 @@ def _after(decision: Decision, before: Stretch) -> Stretch | None:
         return before
     if decision.action is not Action.MOVE:
         return None
-    if decision.new_start is None or decision.new_end is None:
+    after = _target(decision)
+    if after is None:
         raise ValueError("moving needs new_start and new_end")
-    after = _span(decision.new_start, decision.new_end)
     if after == before:
         raise ValueError("the new ends are the old ones")
     return after

@@ -147,6 +147,10 @@ class StashReviewing(StashGateway, Protocol):
         ...
 
 
+class StashTasks(StashCollections, StashReviewing, Protocol):
+    """What the tasks together need of Stash."""
+
+
 class TagTree(Protocol):
     """Tags of Stash as a tree; what the vocabulary can come from."""
 

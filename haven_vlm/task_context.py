@@ -21,7 +21,7 @@ from haven_vlm.ports import Analyzer, FetchBytes
 from haven_vlm.progress import Progress
 from haven_vlm.reports import RunReport
 from haven_vlm.settings import Settings
-from haven_vlm.stash_ports import StashCollections
+from haven_vlm.stash_ports import StashCollections, StashTasks
 from haven_vlm.task_options import Options
 from haven_vlm_utility import count_text
 
@@ -32,7 +32,7 @@ class TaskContext:
 
     settings: Settings
     options: Options
-    gateway: StashCollections
+    gateway: StashTasks
     journal: Journal
     pool: Multiplexer
     endpoints: Sequence[VisionEndpoint]

@@ -87,14 +87,16 @@ class Rig:
         self.stash.settings.configure_plugin("ahavenvlmconnector", self.settings)
         return start_task(self.plugin_dir, task, dict(args or {}), connection=self.stash.connection(), run=run)
 
-    def start_changed(self, script: str, *arguments: str, task: str = "Tag Videos") -> PluginProcess:
+    def start_changed(
+        self, script: str, *arguments: str, task: str | None = "Tag Videos", args: Mapping[str, Any] | None = None
+    ) -> PluginProcess:
         """The same through a script beside this one, which changes something and then runs the connector."""
         self.stash.settings.configure_plugin("ahavenvlmconnector", self.settings)
         manifest = the_manifest(ROOT)
         return PluginProcess(
             replace(manifest, exec=("python", str(Path(__file__).with_name(script)), *arguments)),
             self.stash.connection(),
-            args=merged_args(manifest.task(task), None),
+            args=merged_args(manifest.task(task) if task else None, dict(args or {})),
             python_path=sys.executable,
         )
 
