@@ -376,6 +376,8 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             run_id=run_id,
         )
         live = await asyncio.to_thread(LiveFolder, call.plugin_dir, data_dir)
+        dead = {run.id: run.started_at for run in await journal.runs() if run.ended_at is None and not run.alive}
+        await asyncio.to_thread(live.enter_killed, dead)
         began, started = context.clock(), context.now().isoformat(timespec="seconds")
         result, ok, done = "stopped", False, None
         try:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from haven_vlm.files import write_atomically
 from haven_vlm.live_files import folders, read_json
+from haven_vlm.live_runs import entry_of_killed, others_of, seconds_of
 from haven_vlm.page_data import (
     CHECK_FILE,
     MAX_RUNS,
@@ -47,6 +48,9 @@ FRAME_SIDE_PX = 320
 MAX_REPORTS_BYTES = 200 * 1024 * 1024
 _STRAY_AGE_S = 60.0
 """Pictures of a run that was killed are deleted when they are older than that."""
+_SAME_START_S = 10.0
+_ASIDE = "status-"
+_MAX_ASIDES = 16
 _UNFINISHED = (RunState.PREPARING, RunState.RUNNING, RunState.WAITING)
 
 
@@ -77,11 +81,48 @@ class LiveFolder:
     # --- status -----------------------------------------------------------------------------------------------
 
     def write_status(self, status: Status) -> bool:
-        """Replace the status, unless another run that is at work has it; returns whether it was written."""
-        other = read_json(self.path / STATUS_FILE)
-        if other is not None and self._is_at_work(other) and other.get("token") != status.token:
+        """Replace the status, unless another run that is at work has it; returns whether it was this run's to write.
+
+        A run beside that one leaves its status in a file of its own, from where the first one takes it along.
+        """
+        first = read_json(self.path / STATUS_FILE)
+        aside = self.path / f"{_ASIDE}{status.token}.json"
+        if first is not None and self._is_at_work(first) and first.get("token") != status.token:
+            self._write(aside, fitted(status))
             return False
-        return self._write(self.path / STATUS_FILE, fitted(status))
+        beside = [s for file, s in self._asides() if file != aside and self._is_at_work(s)]
+        written = self._write(self.path / STATUS_FILE, fitted(replace(status, others=others_of(beside))))
+        self._remove(aside)
+        return written
+
+    def enter_killed(self, dead: Mapping[int, float]) -> None:
+        """Enter runs that were killed among those that are over, as far as they left a status behind.
+
+        Args:
+            dead: runs whose processes are known to be gone: number → start in seconds since 1970. Others count as
+                killed once they have said nothing for a while.
+        """
+        for file, status in [*self._asides(), (self.path / STATUS_FILE, read_json(self.path / STATUS_FILE) or {})]:
+            is_over = status.get("state") not in _UNFINISHED
+            if not is_over and self._is_at_work(status) and not _is_among(status, dead):
+                continue
+            if not is_over:
+                self.add_run(entry_of_killed(status))
+            if not is_over or file.name != STATUS_FILE:
+                self._remove(file)
+
+    def leave(self, token: str) -> None:
+        """Delete what only belongs to a run that goes on: the copies of frames, and a status aside."""
+        for file in [*self._frames, self.path / f"{_ASIDE}{token}.json"]:
+            self._remove(file)
+        self._frames = []
+
+    def _asides(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Statuses of runs that are not the first, by token."""
+        with contextlib.suppress(OSError):
+            files = sorted(self.path.glob(f"{_ASIDE}*.json"))[:_MAX_ASIDES]
+            return [(file, status) for file in files if (status := read_json(file)) is not None]
+        return []
 
     def put_frame(self, token: str, jpeg: bytes) -> str | None:
         """Keep a small copy of a frame; returns its name, or None when it cannot be made. Older copies go."""
@@ -100,12 +141,6 @@ class LiveFolder:
             self._remove(old)
         self._frames = self._frames[-2:]
         return file.name
-
-    def drop_frames(self) -> None:
-        """Delete the copies of frames."""
-        for file in self._frames:
-            self._remove(file)
-        self._frames = []
 
     def _is_at_work(self, status: Mapping[str, Any]) -> bool:
         try:
@@ -172,7 +207,7 @@ class LiveFolder:
     def _sweep(self) -> None:
         """Delete what killed runs left behind."""
         with contextlib.suppress(OSError):
-            for pattern in ("frame-*.jpg", f".{STATUS_FILE}.*", f".{RUNS_FILE}.*", f".{CHECK_FILE}.*"):
+            for pattern in ("frame-*.jpg", f".{STATUS_FILE}.*", f".{_ASIDE}*", f".{RUNS_FILE}.*", f".{CHECK_FILE}.*"):
                 for file in self.path.glob(pattern):
                     with contextlib.suppress(OSError):
                         if self._clock() - file.stat().st_mtime > _STRAY_AGE_S:
@@ -196,6 +231,12 @@ def prune(folder: Path, pattern: str, *, count: int, size_bytes: int) -> None:
             total += file.stat().st_size
             if place and (place >= count or total > size_bytes):
                 file.unlink(missing_ok=True)
+
+
+def _is_among(status: Mapping[str, Any], dead: Mapping[int, float]) -> bool:
+    """Whether a status is of one of these runs; by number and start, because ledgers count for themselves."""
+    started_s = dead.get(status.get("run_id", 0))
+    return started_s is not None and abs(seconds_of(str(status.get("started"))) - started_s) < _SAME_START_S
 
 
 def fitted(status: Status) -> str:

@@ -121,7 +121,7 @@ class LiveStatus:
         if state is RunState.FINISHED:
             status = replace(status, progress=1.0)
         await asyncio.to_thread(self._folder.write_status, status)
-        await asyncio.to_thread(self._folder.drop_frames)
+        await asyncio.to_thread(self._folder.leave, status.token)
 
     def ended(self, *, ok: bool, message: str) -> None:
         """Say how the task ended, before leaving."""

@@ -25,6 +25,8 @@ MAX_CURRENT = 16
 """Media under way that a status names."""
 MAX_ENDPOINTS = 64
 MAX_CAUSES = 20
+MAX_OTHERS = 4
+"""Other runs that a status names."""
 MAX_RUNS = 50
 MAX_THUMBNAILS = 48
 MAX_TEXT = 300
@@ -137,6 +139,20 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherRun:
+    """A run that goes on at the same time, as cron may start one."""
+
+    run_id: int
+    mode: str
+    state: str
+    message: str
+    progress: float
+    done: int
+    """Media."""
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """`live/status.json`: the run that goes on, or the last one."""
 
@@ -160,6 +176,8 @@ class Status:
     looking_at: LookingAt | None = None
     causes: tuple[Cause, ...] = ()
     """`MAX_CAUSES` at most, the most frequent first."""
+    others: tuple[OtherRun, ...] = ()
+    """`MAX_OTHERS` at most."""
     stale_after_s: int = 15
     schema: int = SCHEMA
 
@@ -194,6 +212,8 @@ class RunEntry:
     """Path below `live/`, such as 'reports/2026-11-23T140000-run7.html'; None when there is none any more."""
     report_file: str = ""
     """The same report on the machine that runs Stash, for people."""
+    stopped: bool = False
+    """Its process was killed; all that is known is what it had last said of itself. `counts` is empty then."""
 
 
 # --- live/check.json ------------------------------------------------------------------------------------------

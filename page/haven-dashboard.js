@@ -233,6 +233,29 @@
   }
 
   /** The run that goes on, or how the last one went. */
+  /** Runs that go on beside the one that is shown, such as one of cron's. */
+  function Others({ others }) {
+    if (!others.length) return null;
+    return h(
+      "div",
+      { "data-others": others.length },
+      h("h5", null, "Also under way"),
+      h(
+        "ul",
+        null,
+        others.map((other, index) =>
+          h(
+            "li",
+            { key: index },
+            Haven.text.mode(other.mode) + " · run " + text(other.run_id) + ": " + percent(other.progress),
+            " · " + count(other.done) + " of " + count(other.total) + " media",
+            text(other.message) ? " · " + text(other.message) : "",
+          ),
+        ),
+      ),
+    );
+  }
+
   function RunCard({ live }) {
     const status = live.status;
     const phase = Haven.live.phase(live);
@@ -289,6 +312,7 @@
       ),
       status.endpoints.length ? h(Endpoints, { endpoints: status.endpoints }) : null,
       h(Causes, { causes: status.causes }),
+      h(Others, { others: status.others }),
     );
   }
 

@@ -50,6 +50,7 @@
       left_network: number(raw.left_network),
       looking_at: looking && typeof looking === "object" ? looking : null,
       causes: list(raw.causes, 20),
+      others: list(raw.others, 4),
     };
   }
 

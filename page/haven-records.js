@@ -9,6 +9,7 @@
   const COUNTS = { tagged: "tagged", incomplete: "incomplete", errored: "unreadable", failed: "failed", skipped: "skipped" };
 
   function verdict(run) {
+    if (run.stopped === true) return ["warn", "Stopped"];
     if (run.ok === false || text(run.ended_because)) return ["warn", "Not all"];
     return run.written === false ? ["quiet", "Nothing written"] : ["good", "Done"];
   }
@@ -21,7 +22,8 @@
 
   /** What a run came to, in a line. */
   function figures(run) {
-    const parts = [countsText(run.counts) || "no media", plural(run.markers, "marker")];
+    // of a run that was stopped nobody counted what it wrote
+    const parts = run.stopped === true ? [] : [countsText(run.counts) || "no media", plural(run.markers, "marker")];
     parts.push(plural(run.asked, "question") + " asked, " + count(run.known) + " known, " + count(run.inherited) + " inherited");
     if (number(run.left_network)) parts.push(plural(run.left_network, "frame") + " left the network");
     return parts.join(" · ");

@@ -145,6 +145,32 @@ def test_a_run_that_says_nothing_any_more_was_stopped(site: Site) -> None:
     assert page.run("document.querySelector('[data-phase]').dataset.phase") == "stopped"
 
 
+def test_a_run_beside_the_one_shown_is_told_of(site: Site) -> None:
+    other = {
+        "run_id": 8,
+        "mode": "tag_images",
+        "state": "running",
+        "message": EVIL,
+        "progress": 0.25,
+        "done": 2,
+        "total": 8,
+    }
+    site.plugin.status(others=[other])
+    page = site.go(PAGE)
+    page.wait_text("Also under way")
+    assert f"Tag Images · run 8: 25 % · 2 of 8 media · {EVIL}" in page.text("[data-others]")
+
+
+def test_a_killed_run_is_listed_as_stopped(site: Site) -> None:
+    killed = run_entry(stopped=True, ok=False, counts={}, markers=0, ended_because="Stopped or killed.", report=None)
+    site.plugin.write("runs.json", {"schema": 1, "runs": [killed]})
+    page = site.go(PAGE)
+    page.click_text("Past runs", "[role=tab]")
+    page.wait_text("Stopped or killed.", "#haven-view")
+    text = page.text("#haven-view")
+    assert "no media" not in text and "5,200 questions asked" in text
+
+
 def test_a_finished_run_is_not_called_stopped(site: Site) -> None:
     site.plugin.status(state="finished", progress=1.0, updated=int((time.time() - 4000) * 1000))
     page = site.go(PAGE)

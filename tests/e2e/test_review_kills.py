@@ -95,24 +95,30 @@ def reviews(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Iterator[R
         yield made
 
 
+def killed_at(one: Rig, args: dict[str, Any], mutation: str, nth: int, *, late: bool) -> bool:
+    """Review and kill when the n-th such mutation arrives, or was carried out; False if there is none."""
+    seen = 0
+    process = one.start(None, args)
+
+    def kill(_: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == nth:
+            process.kill()  # what later processes ask for finds it past killing
+
+    (one.stash.log.on_reply if late else one.stash.on_request)(kill, match=mutation)
+    process.wait(120)
+    return seen >= nth
+
+
 def test_killed_around_each_write(reviews: Reviews) -> None:
     """The next run finishes the decision that was under way; saving again does the rest, and nothing twice."""
     one, killed = reviews.one, []
     for number, (what, mutation, nth) in enumerate(WRITES):
         for late in (False, True):
-            scene, seen = reviews.fresh.pop(), 0
+            scene = reviews.fresh.pop()
             decisions = reviews.decisions(scene)
-            process = one.start(None, reviews.args(scene, decisions))
-
-            def kill(_: object, process: Any = process, nth: int = nth) -> None:
-                nonlocal seen
-                seen += 1
-                if seen == nth:
-                    process.kill()
-
-            (one.stash.log.on_reply if late else one.stash.on_request)(kill, match=mutation)
-            process.wait(120)
-            assert seen == nth, what  # and from now on this process is past killing
+            assert killed_at(one, reviews.args(scene, decisions), mutation, nth, late=late), what
             killed.append((what, number, scene, decisions))
     said = one.run().output
     assert "Finished what an interrupted review had begun" in said

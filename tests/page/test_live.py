@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from haven_vlm.page_data import (
     CurrentMedium,
     EndpointState,
     MediaCount,
+    QuestionCount,
     RunState,
     Status,
     cut,
@@ -179,6 +181,67 @@ def test_a_second_run_does_not_take_the_page_from_the_first_unless_that_was_kill
     clock.now += mine.stale_after_s
     assert folder.write_status(other)
     assert folder.write_status(replace(other, state=RunState.FINISHED)) and folder.write_status(mine)
+
+
+def test_a_run_beside_another_is_seen_in_its_status(tmp_path: Path) -> None:
+    clock = Clock()
+    folder = LiveFolder(tmp_path / "plugin", tmp_path / "data", clock=clock)
+    first = Status(1, "tag_videos", "aaaa", "", round(clock.now * 1000), RunState.RUNNING)
+    second = replace(
+        first, token="bbbb", run_id=2, mode="tag_images", message=EVIL, progress=0.25, media=MediaCount(8, 2)
+    )
+    assert folder.write_status(first) and not folder.write_status(second) and folder.write_status(first)
+    assert read(tmp_path)["run_id"] == 1
+    assert read(tmp_path)["others"] == [
+        {
+            "run_id": 2,
+            "mode": "tag_images",
+            "state": "running",
+            "message": EVIL,
+            "progress": 0.25,
+            "done": 2,
+            "total": 8,
+        }
+    ]
+    assert folder.write_status(replace(first, state=RunState.FINISHED)) and folder.write_status(second)
+    assert (read(tmp_path)["run_id"], read(tmp_path)["others"]) == (2, [])
+    assert [f.name for f in folder.path.iterdir()] == ["status.json"]
+    folder.write_status(first)
+    folder.leave("aaaa")
+    assert [f.name for f in folder.path.iterdir()] == ["status.json"]
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_a_killed_run_is_listed_as_stopped_with_what_is_known_of_it(tmp_path: Path, *, aside: bool) -> None:
+    clock = Clock()
+    folder = LiveFolder(tmp_path / "plugin", tmp_path / "data", clock=clock)
+    if aside:
+        folder.write_status(Status(2, "update", "bbbb", "", round(clock.now * 1000), RunState.RUNNING))
+    started = datetime.fromtimestamp(clock.now - 90, UTC).isoformat()
+    killed = Status(
+        1, "tag_videos", "aaaa", started, round(clock.now * 1000), RunState.RUNNING, left_network=3,
+        media=MediaCount(10, 4), questions=QuestionCount(asked=50, known=6), causes=(Cause(EVIL, 2),),
+    )  # fmt: skip
+    folder.write_status(killed)
+    folder.enter_killed({1: clock.now + 500})  # another ledger's run of that number
+    assert not (folder.path / "runs.json").exists()
+    folder.enter_killed({1: clock.now - 90})
+    folder.enter_killed({1: clock.now - 90})
+    (run,) = json.loads((folder.path / "runs.json").read_text(encoding="utf-8"))["runs"]
+    assert (run["stopped"], run["ok"], run["seconds"], run["asked"], run["known"]) == (True, False, 90.0, 50, 6)
+    assert "after 4 of 10 media" in run["summary"] and run["causes"] == [{"reason": EVIL, "count": 2}]
+    assert run["left_network"] == 3 and (folder.path / "status.json").exists() is aside
+
+
+def test_a_run_that_says_nothing_any_more_counts_as_killed(tmp_path: Path) -> None:
+    clock = Clock()
+    folder = LiveFolder(tmp_path / "plugin", tmp_path / "data", clock=clock)
+    folder.write_status(Status(1, "tag_videos", "aaaa", "", round(clock.now * 1000), RunState.RUNNING))
+    clock.now += 60
+    (folder.path / "status-junk.json").write_text('{"state": "running", "media": 7, "causes": [1]}', encoding="utf-8")
+    folder.enter_killed({})
+    runs = json.loads((folder.path / "runs.json").read_text(encoding="utf-8"))["runs"]
+    assert [run["stopped"] for run in runs] == [True, True] and not list(folder.path.glob("status*"))
 
 
 def test_a_status_never_exceeds_its_size() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from demo.vision.faults import Fault, FaultKind
 from tests.e2e.rig import PLAN, MakeRig, Rig
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -159,6 +161,26 @@ def test_a_folder_that_cannot_be_written_costs_the_live_page_and_nothing_else(ma
     one.assert_true(scene)
     assert one.page("runs")["runs"][0]["markers"] == len(PLAN.spans)
     assert one.page("status")["state"] == "finished"
+
+
+def test_a_killed_run_is_listed_as_stopped_by_the_next(make_rig: MakeRig) -> None:
+    one = make_rig()
+    server = one.vision(script=lambda occasion: Fault(FaultKind.HANG) if occasion.number >= 5 else None)
+    one.use(server)
+    one.scene()
+    process = one.start("Tag Videos")
+    live = one.plugin_dir / "live"
+    give_up = time.monotonic() + 60
+    while server.in_flight < 4 or not (live / "status.json").exists():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    process.kill()
+    process.wait(60)
+    assert not one.run("Undo Last Run").error
+    undo, killed = one.page("runs")["runs"]
+    assert (undo["mode"], undo["stopped"]) == ("undo", False)
+    assert (killed["mode"], killed["stopped"], killed["ok"]) == ("tag_videos", True, False)
+    assert "All answers until then are kept" in killed["summary"]
 
 
 def test_a_preview_has_a_report_too(make_rig: MakeRig) -> None:
