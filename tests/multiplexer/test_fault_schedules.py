@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -14,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from haven_vlm.errors import EndpointError, EndpointFault, OutageError
-from haven_vlm.facts import Answer, Outcome
+from haven_vlm.facts import Answer, Kind, Outcome
 from haven_vlm.multiplexer import Multiplexer
 from tests.multiplexer.fakes import Attempt, FakeEndpoint, ask_all, nothing_left, pool_of, question
 from tests.virtual_time import run
@@ -114,10 +115,11 @@ async def watch_for_idleness(pool: Multiplexer, sound: list[Life], count: int) -
             since = None
 
 
-async def one_run(seed: int, *, sound: int, count: int = 150, auto: bool = False) -> None:
+async def one_run(seed: int, *, sound: int, count: int = 150, auto: bool = False, mixed: bool = False) -> None:
+    """`mixed`: with roles, limits, remote endpoints, work that must stay local, second copies and slow readers."""
     everybody = lives(seed, sound=sound)
     random = Random(-seed)
-    each = {
+    each: dict[str, dict[str, Any]] = {
         life.endpoint.name: {
             "max_concurrent": "auto" if auto else random.randint(1, 5),
             "weight": random.choice([1, 1, 5]),
@@ -127,12 +129,30 @@ async def one_run(seed: int, *, sound: int, count: int = 150, auto: bool = False
         for i, life in enumerate(everybody)
     }
     endpoints = [life.endpoint for life in everybody]
-    async with nothing_left(), pool_of(*endpoints, each=each, seed=seed) as pool:
+    kinds, local, hedge = [Kind.SCENE] * 3, [False] * 3, False
+    if mixed:
+        kinds = random.choices([Kind.SCENE, Kind.IMAGE], k=3)
+        local, hedge = [random.random() < 0.4 for _ in range(3)], random.random() < 0.5
+        for i, endpoint in enumerate(endpoints):
+            endpoint.reading_s = random.choice([0.0, 0.01, 0.2])
+            if i >= sound:
+                endpoint.is_remote = random.random() < 0.4
+                each[endpoint.name] |= random.choice(
+                    [{}, {"max_requests": 20}, {"max_tokens": 3000}, {"only_for": "images"}, {"only_for": "scenes"}]
+                )
+    async with nothing_left(), pool_of(*endpoints, each=each, seed=seed, hedge=hedge) as pool:
         watching = asyncio.create_task(watch_for_idleness(pool, everybody[:sound], count))
         try:
             lanes = await asyncio.gather(
                 *(
-                    ask_all(pool, range(i * count // 3, (i + 1) * count // 3), lane=str(i), decode_s=i * 0.02)
+                    ask_all(
+                        pool,
+                        range(i * count // 3, (i + 1) * count // 3),
+                        lane=str(i),
+                        decode_s=i * 0.02,
+                        kind=kinds[i],
+                        local_only=local[i],
+                    )
                     for i in range(3)
                 )
             )
@@ -165,7 +185,18 @@ async def one_run(seed: int, *, sound: int, count: int = 150, auto: bool = False
         assert (e.in_flight, endpoint.in_flight) == (0, 0), "a slot leaked"
         limit = each[endpoint.name]["max_concurrent"]
         assert limit == "auto" or endpoint.most_in_flight <= int(str(limit))
-    assert shown.asked == sum(len(e.attempts) for e in endpoints)
+    asked = sum(len(e.attempts) for e in endpoints)
+    assert shown.asked == asked or (hedge and shown.asked > asked), "a second copy may be dropped before it leaves"
+    for endpoint in endpoints:
+        rules = each[endpoint.name]
+        numbers = [int(a.question.jpegs[0].split()[1]) for a in endpoint.attempts]
+        assert not (endpoint.is_remote and any(a.question.local_only for a in endpoint.attempts)), "it left the house"
+        assert len(numbers) <= rules.get("max_requests", len(numbers)), "more than it may be asked"
+        assert endpoint.used.tokens_in + endpoint.used.tokens_out <= rules.get("max_tokens", 10**9)
+        if only := rules.get("only_for"):
+            assert {kinds[next(i for i in range(3) if n < (i + 1) * count // 3)] for n in numbers} <= {
+                Kind.IMAGE if only == "images" else Kind.SCENE
+            }
     for life in everybody:
         for said_s, until_s in life.asked_for_rest:
             assert not [a for a in life.endpoint.attempts if said_s < a.began_s < until_s - 1e-6], "came too early"
@@ -186,7 +217,12 @@ def test_the_same_while_concurrency_is_being_learned(seed: int) -> None:
     run(one_run(seed, sound=seed % 2, auto=True))
 
 
+@pytest.mark.parametrize("seed", range(3000, 3100))
+def test_with_roles_limits_places_second_copies_and_slow_readers(seed: int) -> None:
+    run(one_run(seed, sound=1 if seed % 3 else 0, mixed=True))
+
+
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 2**32), st.integers(0, 2), st.integers(3, 90), st.booleans())
-def test_any_schedule(seed: int, sound: int, count: int, auto: bool) -> None:
-    run(one_run(seed, sound=sound, count=count, auto=auto))
+@given(st.integers(0, 2**32), st.integers(0, 2), st.integers(3, 90), st.booleans(), st.booleans())
+def test_any_schedule(seed: int, sound: int, count: int, auto: bool, mixed: bool) -> None:
+    run(one_run(seed, sound=sound, count=count, auto=auto, mixed=mixed))

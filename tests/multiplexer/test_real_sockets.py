@@ -11,6 +11,7 @@ from itertools import count
 
 from PIL import Image
 
+from demo.vision.faults import Fault, FaultKind
 from demo.vision_server import VisionServer
 from haven_vlm.endpoint import HttpEndpoint
 from haven_vlm.errors import LocalOutageError, OutageError
@@ -240,3 +241,41 @@ async def test_what_must_stay_at_home_does_so_even_when_home_goes_down() -> None
         assert {r.outcome for n, r in rig.results.items() if n < 20 and isinstance(r, Answer)} == {Outcome.TAGS}
         assert all(isinstance(rig.results[n], LocalOutageError) for n in range(20, 30))
         assert rig.pool.statistics().left_network == 10
+
+
+async def test_stopping_drops_what_hangs_at_once_and_leaves_nothing() -> None:
+    """A server that never answers, timeouts of an hour: leaving the pool waits for neither."""
+    server = VisionServer(
+        lambda _: ("Dunk",), slots=8, script=lambda o: Fault(FaultKind.HANG) if o.number >= 0 else None
+    )
+    ended: list[BaseException | Answer] = []
+    with server.in_thread():
+        before = asyncio.all_tasks()
+        settings = Settings.model_validate(
+            {
+                "endpoints": [{"name": "h", "base_url": server.base_url, "max_concurrent": 8, "timeout": 3600}],
+                "tag_list": ["Dunk"],
+            }
+        )
+        async with asyncio.timeout(60):
+            async with AsyncExitStack() as stack:
+                endpoints = [await stack.enter_async_context(HttpEndpoint(e)) for e in settings.endpoints]
+                pool = await stack.enter_async_context(Multiplexer(endpoints, settings))
+
+                async def one(number: int) -> None:
+                    try:
+                        async with pool.ticket("scene 1") as ticket:
+                            ended.append(await ticket.ask(Question(PROMPT, (picture(number),), False, f"{number}")))
+                    except OutageError as error:
+                        ended.append(error)
+
+                asking = [asyncio.create_task(one(n)) for n in range(20)]
+                while server.in_flight < 8:  # noqa: ASYNC110 - the server lives in another thread
+                    await asyncio.sleep(0.005)
+            await asyncio.gather(*asking)
+            while server.in_flight:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert asyncio.all_tasks() == before
+        assert [e.is_cancelled for e in server.questions()] == [True] * 8, "the server still works on it"
+    assert [type(e) for e in ended] == [OutageError] * 20
+    assert pool.statistics().endpoints[0].in_flight == 0

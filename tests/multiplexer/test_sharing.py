@@ -359,6 +359,31 @@ def test_questions_with_a_known_beginning_prefer_the_server_that_has_it_cached()
     assert abs(share - 0.5) <= 0.01, "the shares stay exact"
 
 
+def test_of_two_that_are_equally_due_the_faster_then_the_emptier_is_asked() -> None:
+    async def first_asked(a: FakeEndpoint, b: FakeEndpoint, count: int, **each: Any) -> list[str]:
+        async with pool_of(a, b, each=each) as pool:
+            await pool.prepared()
+            pool.expect("scene 1", 1000)  # in the middle of a run: nobody is kept from a slot for being slow
+            asking = [asyncio.create_task(one(pool, n)) for n in range(count)]
+            await asyncio.sleep(0.01)
+            begun = [(e.attempts[-1].question.label, e.name) for e in (a, b) if e.attempts]
+            await asyncio.gather(*asking)
+        return [name for label, name in sorted(begun) if label.endswith(f" {count - 1}")]
+
+    async def one(pool: Any, number: int) -> None:
+        async with pool.ticket("scene 1") as ticket:
+            await ticket.ask(question(number))
+
+    async def main() -> None:
+        slow, fast = FakeEndpoint("slow", answer_s=1.0), FakeEndpoint("fast", answer_s=0.9)
+        assert await first_asked(slow, fast, 1) == ["fast"]
+        few, many = FakeEndpoint("few"), FakeEndpoint("many")
+        sizes = {"few": {"max_concurrent": 2}, "many": {"max_concurrent": 4}}
+        assert await first_asked(few, many, 3, **sizes) == ["many"]
+
+    run(main())
+
+
 @hypothesis_settings(max_examples=30, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 12), st.integers(1, 60), st.floats(0.05, 3.0))
 def test_limits_are_never_exceeded(slots: int, lanes: int, count: int, latency_s: float) -> None:
