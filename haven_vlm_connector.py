@@ -34,7 +34,7 @@ from haven_vlm.stash_log import Display, install_logging, stdout_taken
 from haven_vlm.stash_wire import Envelope, ProgressWriter, read_envelope, reply
 
 if TYPE_CHECKING:
-    from haven_vlm.facts import Term
+    from haven_vlm.facts import Example, Term
     from haven_vlm.media_access import OpenVideo
     from haven_vlm.ports import Analyzer
     from haven_vlm.reports import RunReport
@@ -300,7 +300,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
 
         preparation = Preparation(max_side_px=settings.image_max_side, jpeg_quality=settings.jpeg_quality)
 
-        def make_analyzer(terms: Sequence[Term], any_model: bool) -> Analyzer:
+        def make_analyzer(terms: Sequence[Term], any_model: bool, examples: Sequence[Example]) -> Analyzer:
             if settings.engine == "vlm-engine":
                 from haven_vlm.vlm_engine import VlmEngine
                 from haven_vlm.vlm_engine_install import python_of
@@ -330,6 +330,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 log_frames=settings.log_frames,
                 make_several=lambda some, n: build_several_prompt(some, n, instructions=settings.instructions),
                 frames_per_question=settings.frames_per_question,
+                examples=examples,
                 time_limit_ms=settings.max_time_per_scene.ms if settings.max_time_per_scene is not None else None,
             )
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache, cached_property
 
 from haven_vlm.errors import HavenError, MediaUnreadable
-from haven_vlm.facts import Frame, Glimpse, Outcome, Prompt, Question, Sample, Term, Wish
+from haven_vlm.facts import Example, Frame, Glimpse, Outcome, Prompt, Question, Sample, Term, Wish
 from haven_vlm.likeness import is_blank
 from haven_vlm.pool_ports import VisionPool
 from haven_vlm.ports import (
@@ -29,6 +29,7 @@ from haven_vlm.ports import (
     TermwiseAnswers,
     VideoJob,
 )
+from haven_vlm.prompts import with_examples
 from haven_vlm.slicing import joined, slices
 from haven_vlm.video_look import Look, OnlyThese
 from haven_vlm_utility import clock_text, first_error
@@ -58,6 +59,7 @@ class BuiltInEngine:
         make_several: Callable[[Sequence[Term], int], Prompt] | None = None,
         frames_per_question: int = 1,
         terms_at_once: int = 300,
+        examples: Sequence[Example] = (),
         time_limit_ms: Callable[[int], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -68,6 +70,8 @@ class BuiltInEngine:
             any_model: answers of any model count as known.
             make_several: terms and number of pictures → the prompt for them; None: one picture a question, always.
             frames_per_question: pictures of the coarse look that share a question, where an endpoint can.
+            examples: shown with each frame of other videos than their own, where an endpoint can. Every frame then
+                gets a question of its own.
             time_limit_ms: duration of a video → how long one run may work on it, from its first question on.
         """
         self._pool = pool
@@ -82,15 +86,17 @@ class BuiltInEngine:
         self._log_frames = log_frames
         self._make_several = cache(make_several) if make_several is not None else None
         self._terms_at_once = terms_at_once
+        self._examples = tuple(examples)
         # slices of a long vocabulary and several frames in one question do not go together
-        self._most = frames_per_question if make_several is not None and len(terms) <= terms_at_once else 1
+        self._accepts_company = make_several is not None and frames_per_question > 1 and len(terms) <= terms_at_once
+        self._most = frames_per_question if self._accepts_company and not examples else 1
         self._time_limit_ms = time_limit_ms
         self._clock = clock
 
     async def analyse(self, job: VideoJob) -> Analysis:
         """See `Analyzer.analyse`."""
         # what several frames were asked at once is good enough where that is wanted, or where nothing else is
-        in_company = self._most > 1 or job.known_times_only
+        in_company = self._accepts_company or job.known_times_only
         key = AnswerKey(job.identity, job.picture, self._prompt, also_in_company=in_company)
         known = await self._store.known_partly(key, None if self._any_model else self._pool.models)
         look = Look(
@@ -243,7 +249,8 @@ class BuiltInEngine:
         sample = Sample(frame.at_ms, frame.shown_ms, Outcome.NONE, partly.sample.tags if partly else {})
         try:
             for terms in slices(partly.missing if partly else self._prompt.terms, self._terms_at_once):
-                prompt = self._make_prompt(terms)
+                plain = self._make_prompt(terms)
+                prompt = self._with_examples(plain, job)
                 question = Question(prompt, (frame.jpeg,), job.local_only, f"{job.lane} at {clock_text(frame.at_ms)}")
                 # the ticket is taken by the task that uses it, so that one cancelled before its start holds none
                 closely = frame.at_ms not in look.coarse
@@ -252,16 +259,22 @@ class BuiltInEngine:
                 ) as ticket:
                     self._admitted(look, frame, admitted)
                     answer = await ticket.ask(question)
-                key = replace(look.key, prompt=prompt)
+                key = replace(look.key, prompt=prompt if answer.examples else plain)
                 await self._store.record(key, at_ms=frame.at_ms, shown_ms=frame.shown_ms, answer=answer)
                 look.count(answer)
                 sample = joined(sample, answer)
+                if answer.examples:
+                    look.instructed.add(frame.at_ms)
                 if not answer.outcome.analysed:
                     break  # what the other slices answered is in the ledger
         except BaseException:
             look.under_way.discard(frame.at_ms)
             raise
         await self._settle(look, frame, sample)
+
+    def _with_examples(self, prompt: Prompt, job: VideoJob) -> Prompt:
+        """Never of the video itself: its neighbours would tell too much, and evaluating it would prove nothing."""
+        return with_examples(prompt, [e for e in self._examples if e.identity != job.identity])
 
     def _admitted(self, look: Look, frame: Frame, admitted: asyncio.Event) -> None:
         self._progress.look(look.job.lane, frame.at_ms, frame.jpeg)
@@ -339,6 +352,9 @@ class BuiltInEngine:
         if sample.inherited_from_ms in look.severally:
             key = self._several_key(key)
             look.severally.add(sample.at_ms)
+        elif sample.inherited_from_ms in look.instructed:
+            key = replace(key, prompt=self._with_examples(self._prompt, look.job))
+            look.instructed.add(sample.at_ms)
         await self._store.record_inherited(key, sample=sample)
         look.inherited += 1
         look.settle(sample)

@@ -254,6 +254,7 @@ class VisionServer:
                 entry,
                 picture=asked.picture,
                 pictures=len(asked.pictures),
+                examples=tuple(map(picture_hash, (jpeg for jpeg, _ in asked.examples))),
                 fault=fault.kind if fault else None,
                 is_probe=is_probe,
                 text=picture_hash(asked.text.encode()),
@@ -290,7 +291,7 @@ class VisionServer:
             raise Rejection(self._refusal_status, f"Unrecognized request argument supplied: {min(unknown)}")
         if asked.model not in self.models:
             raise Rejection(404, f"The model `{asked.model}` does not exist.", type_="NotFoundError", param="model")
-        if self.most_pictures is not None and len(asked.pictures) > self.most_pictures:
+        if self.most_pictures is not None and len(asked.sizes) > self.most_pictures:
             raise Rejection(400, f"At most {self.most_pictures} image(s) may be provided in one request.")
         if asked.pictures and not self.sees_pictures:
             raise Rejection(500, "image input is not supported - hint: you may need to provide the mmproj")

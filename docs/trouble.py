@@ -124,7 +124,7 @@ The tasks **Collect Incorrect Markers**, **Find Marker Settings** and **Evaluate
 that were tagged and then corrected by hand.
 """,
         """corrections* collect* flags incorrect* tuning* learning* evidence* settings_file* marker_settings* evaluat*
-        fitting* examples* few_shot* review* truth*""",
+        fitting* example* few_shot* review* truth*""",
     ),
 )
 

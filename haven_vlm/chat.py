@@ -52,8 +52,8 @@ class Wanted:
     schema: Mapping[str, object]
     max_tokens: int
     jpegs: tuple[bytes, ...]
-    numbered: bool = False
-    """Each picture is preceded by its number."""
+    captions: tuple[str, ...] = ()
+    """A text before each picture; none: none of them has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,9 @@ def request_body(
         messages.append({"role": "system", "content": wanted.system})
     if user:
         parts.append({"type": "text", "text": user})
-    for number, picture in enumerate(pictures, 1):
-        if wanted.numbered:
-            parts.append({"type": "text", "text": f"Picture {number}:"})
+    for number, picture in enumerate(pictures):
+        if wanted.captions:
+            parts.append({"type": "text", "text": wanted.captions[number]})
         parts.append({"type": "image_url", "image_url": {"url": picture}})
     messages.append({"role": "user", "content": parts})
     body: dict[str, object] = {

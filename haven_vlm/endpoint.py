@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,13 +16,16 @@ from haven_vlm.chat import OPTIONAL_FIELDS, RequestForm, Wanted, read_reply, req
 from haven_vlm.endpoint_faults import Verdict, decoded, judge
 from haven_vlm.endpoint_transport import Resolver, Transport
 from haven_vlm.errors import EndpointError, EndpointFault
-from haven_vlm.facts import Answer, Question
+from haven_vlm.facts import Answer, Prompt, Question
 from haven_vlm.judging import judged
 from haven_vlm.model_choice import choose, nearest
 from haven_vlm.pool_ports import Capabilities, CapabilityMemory, Usage
 from haven_vlm.privacy import is_local, redact
+from haven_vlm.prompts import captions
 from haven_vlm.server_survey import Model, Server, look, survey
 from haven_vlm.settings import EndpointSettings
+
+log = logging.getLogger(__name__)
 
 MAX_DROPPED = len(OPTIONAL_FIELDS) + 1
 """Fields left out for one question at most: each is refused once."""
@@ -39,6 +43,10 @@ MOST_PICTURES = 16
 
 TOO_LARGE = frozenset({EndpointFault.CONTEXT, EndpointFault.PICTURE, EndpointFault.OTHER})
 """Faults that a question with fewer pictures may not meet: servers word their limit in many ways."""
+
+
+NOT_WITH_EXAMPLES = TOO_LARGE | {EndpointFault.SERVER, EndpointFault.FORBIDDEN}
+"""Faults that the same question without examples may not meet."""
 
 
 class HttpEndpoint:
@@ -65,7 +73,7 @@ class HttpEndpoint:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._settings, self._memory, self._now = settings, memory, now
+        self._settings, self._memory, self._now, self._clock = settings, memory, now, clock
         self._key, self._key_problem = _key(settings, environ)
         self._transport = Transport(
             settings.name,
@@ -83,6 +91,7 @@ class HttpEndpoint:
         self._probed_at = now()
         self._is_remote: bool | None = None
         self._used = Usage()
+        self._shows_examples = True
         self._forms: dict[tuple[object, ...], tuple[object, Capabilities, RequestForm]] = {}
 
     def __repr__(self) -> str:
@@ -169,14 +178,74 @@ class HttpEndpoint:
     ) -> Answer:
         """See `VisionEndpoint.ask`."""
         self._check_key()
+        began, prompt = self._clock(), question.prompt
+        refusal: EndpointError | None = None
+        is_served = False
+
+        async def arrived() -> None:
+            nonlocal is_served
+            is_served = True
+            if served is not None:
+                await served()
+
+        async def put(question: Question, left_s: float) -> Answer:
+            return await self._ask(
+                question,
+                connect_timeout_s=connect_timeout_s,
+                total_timeout_s=left_s,
+                first_byte_timeout_s=first_byte_timeout_s,
+                boosted=boosted,
+                served=arrived,
+            )
+
+        if prompt.plain is None:
+            return await put(question, total_timeout_s)
+        if not boosted and self._shows(prompt):  # an answer that was cut gets all the room there is
+            try:
+                # whatever else may leave for this endpoint: examples stay inside
+                return await put(replace(question, local_only=True), total_timeout_s)
+            except EndpointError as error:
+                if error.fault is EndpointFault.TIMEOUT or (is_served and error.fault in NOT_WITH_EXAMPLES):
+                    self._show_no_more(error)
+                if is_served or error.fault not in NOT_WITH_EXAMPLES:
+                    raise  # once an answer came the slot is somebody else's
+                refusal = error
+        left_s = max(1.0, total_timeout_s - (self._clock() - began))
+        answer = await put(replace(question, prompt=prompt.plain), left_s)
+        if refusal is not None and refusal.fault is not EndpointFault.FORBIDDEN:  # it was for the examples, then
+            self._show_no_more(refusal)
+            if refusal.fault in TOO_LARGE:
+                self._learn_most_pictures(1 + len(prompt.examples))
+        return answer
+
+    def _shows(self, prompt: Prompt) -> bool:
+        """Whether the examples of a prompt may and can be shown here."""
+        return self._shows_examples and self._is_remote is False and len(prompt.examples) < self.most_pictures
+
+    def _show_no_more(self, error: EndpointError) -> None:
+        if self._shows_examples:
+            self._shows_examples = False
+            log.warning("endpoint “%s” is shown no more examples in this run: %s", self.name, error)
+
+    async def _ask(
+        self,
+        question: Question,
+        *,
+        connect_timeout_s: float,
+        total_timeout_s: float,
+        first_byte_timeout_s: float | None,
+        boosted: bool,
+        served: Callable[[], Awaitable[None]],
+    ) -> Answer:
+        """Ask this very question, with the examples it has."""
         prompt = question.prompt
         wanted = Wanted(
             prompt.system,
             prompt.user,
             prompt.schema,
             prompt.max_tokens,
-            question.jpegs,
-            numbered=prompt.pictures > 1,
+            (*(example.jpeg for example in prompt.examples), *question.jpegs),
+            captions(prompt),
         )
         able = self._capabilities or _untested(self._settings.model)
         has_left = False
@@ -209,7 +278,8 @@ class HttpEndpoint:
             learned = self._capabilities.refused_fields | heard.refused_fields
             self._capabilities = replace(self._capabilities, refused_fields=learned)
             self._remember()
-        return judged(heard, prompt, endpoint=self.name, model=self.model)
+        answer = judged(heard, prompt, endpoint=self.name, model=self.model)
+        return replace(answer, examples=len(prompt.examples)) if prompt.examples else answer
 
     @property
     def most_pictures(self) -> int:
@@ -302,7 +372,7 @@ class HttpEndpoint:
 
     def _form(self, wanted: Wanted, able: Capabilities, *, boosted: bool) -> RequestForm:
         """The encoded form of a question, kept for the next one with the same words."""
-        key = (wanted.system, wanted.user, wanted.max_tokens, len(wanted.jpegs), wanted.numbered, boosted)
+        key = (wanted.system, wanted.user, wanted.max_tokens, len(wanted.jpegs), wanted.captions, boosted)
         schema, known, form = self._forms.get(key, (None, None, None))
         if form is None or schema is not wanted.schema or known is not able:
             form = request_form(wanted, able, boosted=boosted)

@@ -37,6 +37,9 @@ MOST_SCENES = 500
 PAGE = 40
 """Scenes asked for at once."""
 
+WITH_EXAMPLES = " + examples"
+"""Behind the name of a model: its answers where it was shown examples (never of the same scene)."""
+
 END_SHARE = 0.05
 """Share of a scene behind its last answer, or before its first, from which its answers do not cover it."""
 
@@ -115,16 +118,17 @@ class Gatherer:
         return Evidence(tuple(scenes), dict(left_out), keys)
 
     async def by_model(self, evidence: Evidence) -> dict[str, tuple[Reviewed, ...]]:
-        """The same scenes, for each model with its own answers only."""
+        """The same scenes, for each model with its own answers only; apart, those given by examples."""
         found: dict[str, list[Reviewed]] = {}
         for scene in evidence.scenes:
-            key = evidence.keys[scene.scene_id]
-            for model in await self._journal.models_of(key):
-                known = await self._journal.known_partly(key, {model})
-                asked = _asked_about(self._prompt, known)
-                truth = {tag: t for tag, t in scene.truth.items() if tag in asked}
-                samples = {at_ms: k.sample for at_ms, k in known.items()}
-                found.setdefault(model, []).append(replace(scene, samples=samples, truth=truth))
+            for shown, suffix in ((False, ""), (True, WITH_EXAMPLES)):
+                key = replace(evidence.keys[scene.scene_id], with_examples=shown)
+                for model in await self._journal.models_of(key):
+                    known = await self._journal.known_partly(key, {model})
+                    asked = _asked_about(self._prompt, known)
+                    truth = {tag: t for tag, t in scene.truth.items() if tag in asked}
+                    samples = {at_ms: k.sample for at_ms, k in known.items()}
+                    found.setdefault(model + suffix, []).append(replace(scene, samples=samples, truth=truth))
         return {model: tuple(found[model]) for model in sorted(found)}
 
     async def reviewed_ids(self) -> list[str]:
@@ -179,7 +183,20 @@ class Gatherer:
                 truth[name] = TagTruth(
                     *_stretches(mine), carried=_carried(tag_id, medium, record, today_has=name in today.tags)
                 )
-        return Reviewed(medium.id, duration_ms, samples, truth) if truth else "nothing of them was gone through"
+        if not truth:
+            return "nothing of them was gone through"
+        return Reviewed(medium.id, duration_ms, samples, truth, self._rejected(record, standing, corrections))
+
+    def _rejected(
+        self, record: Record, standing: Sequence[Marker], corrections: Sequence[Correction]
+    ) -> tuple[tuple[str, Stretch], ...]:
+        """Spans of ours that the user deleted, or said to be wrong."""
+        left = {m.id for m in standing}
+        deleted = [o.marker for i, o in record.markers.items() if i not in left]
+        spans = [(m.primary_tag_id, (m.start_ms, m.end_ms)) for m in deleted if m.end_ms is not None]
+        said = [c for c in corrections if c.verdict is Verdict.REJECTED and c.before is not None]
+        spans += [(c.tag_id, c.before) for c in said if c.before is not None]
+        return tuple(sorted({(self._names[i], span) for i, span in spans if i in self._names}))
 
 
 def covers(times_ms: Sequence[int], duration_ms: int) -> bool:

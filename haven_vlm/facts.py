@@ -56,6 +56,18 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """A picture with its right answer, for a model to go by."""
+
+    identity: str
+    """`MediaFile.identity` of the video it is from."""
+    at_ms: int
+    tags: tuple[str, ...]
+    """All names of the vocabulary that apply; none: nothing of it can be seen."""
+    jpeg: bytes = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What is asked of every frame of a run: byte-identical, so that servers can keep it cached."""
 
@@ -76,6 +88,10 @@ class Prompt:
     """Pictures of one question; the answer then speaks of each by its number."""
     company_wording: str = ""
     """Of a prompt for one picture: `wording` of the same question about several at once."""
+    examples: tuple[Example, ...] = ()
+    """Shown before the picture in question, by endpoints inside the local network that can; see `plain`."""
+    plain: Prompt | None = None
+    """Of a prompt with examples, and of no other: the same question without them, for all other endpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +147,8 @@ class Answer:
     tokens_out: int = 0
     remote: bool = False
     """The frame left the local network to get this answer."""
+    examples: int = 0
+    """How many examples the model was shown: all those of the prompt, or none, and then `Prompt.plain` was asked."""
     each: tuple[Answer, ...] = ()
     """Of a question with several pictures: what became of each, in their order. `outcome` is then an analysed one if
     any of theirs is, and `tags` is empty."""

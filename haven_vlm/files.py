@@ -14,8 +14,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, never half of it.
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write a file (text in UTF-8) so that a reader sees the old or the new content, never half of it.
 
     On POSIX only the user may read it, and list a folder that had to be made: reports tell what people watch.
 
@@ -25,8 +25,8 @@ def write_atomically(file: Path, text: str) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as handle:
-            handle.write(text)
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
         os.replace(name, file)
     except BaseException:
         with contextlib.suppress(OSError):

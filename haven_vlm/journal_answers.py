@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from haven_vlm.facts import Answer, Outcome, Prompt, Sample, Term
 from haven_vlm.ports import AnswerKey, PartlyKnown
+from haven_vlm.prompts import EXAMPLES_MARK
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -192,8 +193,8 @@ class _Series:
     model: str
     exact: bool
     """Given for exactly this prompt."""
-    alone: bool
-    """Given about each picture by itself."""
+    rank: int
+    """0: asked in the same words; 1: with other examples, or with or without any; 2: in company."""
     terms: frozenset[int]
     """Those of its terms that the prompt asks about."""
 
@@ -301,7 +302,8 @@ def _relevant(
     asked = frozenset(terms.values())
     found: list[_Series] = []
     wording = key.prompt.wording
-    in_company = key.prompt.company_wording if key.also_in_company else wording
+    plain = wording.partition(EXAMPLES_MARK)[0]
+    in_company = key.prompt.company_wording if key.also_in_company else plain
     for number, vocabulary, prompt, model, spoken in db.execute(
         "SELECT series.id, series.vocabulary, vocabularies.prompt, models.name, wordings.name FROM files"
         " JOIN series ON series.file = files.id"
@@ -309,17 +311,21 @@ def _relevant(
         " JOIN names AS models ON models.id = series.model"
         " JOIN vocabularies ON vocabularies.id = series.vocabulary"
         " JOIN names AS wordings ON wordings.id = vocabularies.wording"
-        " WHERE files.identity = ? AND pictures.name = ? AND wordings.name IN (?, ?)",
-        (key.identity, key.picture, wording, in_company),
+        " WHERE files.identity = ? AND pictures.name = ? AND (wordings.name IN (?, ?)"
+        " OR substr(wordings.name, 1, ?) = ?)",
+        (key.identity, key.picture, plain, in_company, len(plain) + 1, plain + EXAMPLES_MARK),
     ).fetchall():
         if model and models is not None and model not in models:
+            continue
+        if key.with_examples not in (None, EXAMPLES_MARK in spoken):
             continue
         held = frozenset(
             row[0] for row in db.execute("SELECT term FROM vocabulary_terms WHERE vocabulary = ?", (vocabulary,))
         )
         if held & asked:
-            found.append(_Series(int(number), model, prompt == key.prompt.key, spoken == wording, held & asked))
-    return sorted(found, key=lambda one: (not one.exact, not one.alone, -one.id))
+            rank = 0 if spoken == wording else 2 if spoken == key.prompt.company_wording else 1
+            found.append(_Series(int(number), model, prompt == key.prompt.key, rank, held & asked))
+    return sorted(found, key=lambda one: (not one.exact, one.rank, -one.id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Learning:
             StashError, LedgerError: as the gateway and the ledger.
             ConfigError: the proposal cannot be written.
         """
-        evidence = await self._gatherer().gather(self.ids, limit=self.limit)
+        evidence = await self.gatherer().gather(self.ids, limit=self.limit)
         if not evidence.scenes:
             return _nothing(evidence)
         loop = asyncio.get_running_loop()
@@ -189,7 +189,7 @@ class Learning:
         Raises:
             StashError, LedgerError: as the gateway and the ledger.
         """
-        gatherer = self._gatherer()
+        gatherer = self.gatherer()
         evidence = await gatherer.gather(self.ids, limit=self.limit)
         if not evidence.scenes:
             return _nothing(evidence)
@@ -215,7 +215,8 @@ class Learning:
         lines.append(await self._report("evaluation", report))
         return "\n".join(lines)
 
-    def _gatherer(self) -> Gatherer:
+    def gatherer(self) -> Gatherer:
+        """Finds the scenes that were gone through, under today's settings."""
         terms = tuple(Term(t.name, t.definition, t.aliases) for t in self.settings.tag_list)
         return Gatherer(
             self.gateway,

@@ -12,14 +12,15 @@ from haven_vlm.applying import Applier
 from haven_vlm.checking import offered, other_servers
 from haven_vlm.earlier_runs import finish_earlier, unknown_before
 from haven_vlm.errors import LedgerError
-from haven_vlm.facts import Kind, TagRef
+from haven_vlm.example_pictures import Album
+from haven_vlm.facts import Example, Kind, TagRef
 from haven_vlm.files import write_atomically
 from haven_vlm.image_task import ImageTask
 from haven_vlm.marks import Marks, ensure_marks, find_marks
 from haven_vlm.report_book import ReportBook
 from haven_vlm.reports import RunReport, Status, WorkResult
 from haven_vlm.selection import select
-from haven_vlm.task_context import TaskContext, TaskResult, kind_of_ids, listed, terms_of, vr_tag_id_of
+from haven_vlm.task_context import TaskContext, TaskResult, kind_of_ids, learning_of, listed, terms_of, vr_tag_id_of
 from haven_vlm.videos import VideoRun, VideoWork
 from haven_vlm_utility import count_text
 
@@ -68,7 +69,7 @@ async def work_on_media(context: TaskContext, kinds: Sequence[Kind], *, write: b
     async with ReportBook(context.data_dir / "reports", name) as book:
         for kind, some in ids.items():
             if some and not any(r.ended_because for r in results):
-                work = _work(context, kind, applier, marks, book, write=write, recall=recall, vr_tag_id=vr_tag_id)
+                work = await _work(context, kind, applier, marks, book, write=write, recall=recall, vr_tag_id=vr_tag_id)
                 results.append(await work(some, mark))
         result = WorkResult(
             tuple(m for r in results for m in r.media), next((r.ended_because for r in results if r.ended_because), "")
@@ -94,7 +95,14 @@ async def _forget_unused(context: TaskContext) -> str:
     return f"\nForgotten, because of no use for {count_text(days, 'day')} (keep_answers): {count_text(gone, 'answer')}."
 
 
-def _work(
+async def _examples(context: TaskContext) -> Sequence[Example]:
+    """What the user's own markers have to show a model, if it may be shown some."""
+    if not context.settings.examples or context.settings.engine != "built-in":
+        return ()
+    return await Album(await learning_of(context), context.open_video).examples()
+
+
+async def _work(
     context: TaskContext,
     kind: Kind,
     applier: Applier,
@@ -112,7 +120,7 @@ def _work(
         work = VideoWork(
             settings=settings,
             gateway=context.gateway,
-            analyzer=context.make_analyzer(terms, recall),
+            analyzer=context.make_analyzer(terms, recall, () if recall else await _examples(context)),
             applier=applier,
             claims=context.journal.claims,
             progress=context.progress,

@@ -108,6 +108,9 @@ class AnswerKey:
     prompt: Prompt
     also_in_company: bool = False
     """Answers from questions with several pictures count, too, where there is none about the picture alone."""
+    with_examples: bool | None = None
+    """True: only answers of models that were shown examples, whichever; False: only other ones; None: either, so that
+    nothing is asked twice because the examples have changed."""
 
 
 class AnswerStore(Protocol):

@@ -7,9 +7,11 @@ keep cached from frame to frame. The answer is one line of JSON, `{"tags":["Dunk
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 
-from haven_vlm.facts import Kind, Prompt, Term
+from haven_vlm.facts import Example, Kind, Prompt, Term
 
 WORDING_VERSION = "1"
 """Goes into the key of every answer: raise it whenever the text below, or the reading of answers, changes."""
@@ -121,6 +123,55 @@ def build_several_prompt(
         max_tokens=min(MAX_TOKENS_OF_SEVERAL, pictures * single.max_tokens),
         pictures=pictures,
     )
+
+
+EXAMPLES_MARK = "+"
+"""In the wording of a prompt with examples: stands between the wording without them and what tells them apart."""
+
+_BEFORE_EXAMPLES = """\
+First you are shown other pictures with their right answers, so that you see what is meant by the tags.
+After them comes the picture in question. Answer about that one only."""
+_QUESTION_AFTER_EXAMPLES = "The picture in question. Which tags of the list apply to it?"
+
+
+def with_examples(prompt: Prompt, examples: Sequence[Example]) -> Prompt:
+    """The same question with examples before the picture; the prompt itself where there are none.
+
+    The examples stand directly after the system text, in the same order in every question: servers keep them cached.
+    Their file, time and tags go into the key; of their tags, those that the prompt asks about.
+
+    Args:
+        prompt: for one picture, without examples.
+        examples: of which all tags of the vocabulary are known.
+    """
+    if not examples:
+        return prompt
+    names = [t.name for t in prompt.terms]
+    shown = tuple(replace(e, tags=tuple(n for n in names if n in e.tags)) for e in examples)
+    identities = [part for e in shown for part in (e.identity, str(e.at_ms), str(len(e.tags)), *e.tags)]
+    digest = _digest(WORDING_VERSION, _BEFORE_EXAMPLES, _QUESTION_AFTER_EXAMPLES, *identities)
+    return replace(
+        prompt,
+        user=_BEFORE_EXAMPLES,
+        wording=f"{prompt.wording}{EXAMPLES_MARK}{digest}",
+        key=_digest(prompt.key, digest),
+        examples=shown,
+        plain=prompt,
+    )
+
+
+def captions(prompt: Prompt) -> tuple[str, ...]:
+    """The text before each picture: the examples' and that in question, or numbers; none for a picture by itself."""
+    if prompt.pictures > 1:
+        return tuple(f"Picture {n}:" for n in range(1, prompt.pictures + 1))
+    if not prompt.examples:
+        return ()
+    answers = [
+        "Right answer: " + json.dumps({"tags": e.tags}, ensure_ascii=False, separators=(",", ":")) + "\n\n"
+        for e in prompt.examples
+    ]
+    heads = [*(f"Example {n}:" for n in range(1, len(answers) + 1)), _QUESTION_AFTER_EXAMPLES]
+    return tuple(answer + head for answer, head in zip(["", *answers], heads, strict=True))
 
 
 def _one_line(text: str) -> str:

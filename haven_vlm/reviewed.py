@@ -31,3 +31,5 @@ class Reviewed:
     """Time in milliseconds → what the ledger knows, for all tags in `truth`."""
     truth: Mapping[str, TagTruth]
     """By name in the vocabulary. A tag that is not here was not gone through in this scene."""
+    rejected: tuple[tuple[str, Stretch], ...] = ()
+    """Tags with spans that were found and that the user deleted, or said to be wrong; ascending."""

@@ -275,6 +275,13 @@ class Settings(Section):
         description="Frames of the first, coarse look that share one question, where an endpoint can. Fewer questions, "
         "but models confuse pictures: compare before you trust it.",
     )
+    examples: Annotated[int, BeforeValidator(_no_bool)] = Field(
+        0,
+        ge=0,
+        le=4,
+        description="Pictures from scenes you went through that are shown with each frame of a video, with their right "
+        "tags, to endpoints inside your network that take several pictures. 0: none (docs/learning.md).",
+    )
     skip_similar_frames: bool = Field(
         True,
         description="A frame that looks the same as its neighbour takes over its answer without a question.",

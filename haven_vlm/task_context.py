@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 from haven_vlm.errors import ConfigError
-from haven_vlm.facts import Kind, Term
+from haven_vlm.facts import Example, Kind, Term
 from haven_vlm.journal import Journal
-from haven_vlm.learning import ConfigFile
+from haven_vlm.learning import ConfigFile, Learning
 from haven_vlm.media_access import OpenVideo
 from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.page_data import CheckResult
@@ -37,8 +37,8 @@ class TaskContext:
     pool: Multiplexer
     endpoints: Sequence[VisionEndpoint]
     """Those that the settings name."""
-    make_analyzer: Callable[[Sequence[Term], bool], Analyzer]
-    """Vocabulary; whether answers of any model count as known."""
+    make_analyzer: Callable[[Sequence[Term], bool, Sequence[Example]], Analyzer]
+    """Vocabulary; whether answers of any model count as known; examples that models may be shown."""
     make_clip_analyzer: Callable[[Sequence[Term], bool], Analyzer]
     """The same for clips among the images: a few moments of each, and the wording for stills."""
     fetch: FetchBytes
@@ -107,3 +107,20 @@ async def vr_tag_id_of(gateway: StashCollections) -> str:
     name = await gateway.ui_setting("vrTag")
     tag = await gateway.find_tag(name.strip()) if isinstance(name, str) and name.strip() else None
     return tag.id if tag is not None else ""
+
+
+async def learning_of(context: TaskContext) -> Learning:
+    """What the tasks that learn from the user's markers need."""
+    return Learning(
+        settings=context.settings,
+        gateway=context.gateway,
+        journal=context.journal,
+        file=context.settings_file,
+        preparation=context.preparation,
+        vr_tag_id=await vr_tag_id_of(context.gateway),
+        data_dir=context.data_dir,
+        now=context.now,
+        show=lambda share: context.show_share(share, "learning from your markers"),
+        ids=context.options.ids,
+        limit=context.options.limit,
+    )

@@ -13,11 +13,10 @@ from haven_vlm.earlier_runs import finish_earlier
 from haven_vlm.endpoint_check import as_table
 from haven_vlm.errors import ConfigError
 from haven_vlm.facts import Kind
-from haven_vlm.learning import Learning
 from haven_vlm.marks import ensure_marks
 from haven_vlm.media_task import work_on_media
 from haven_vlm.page_data import CheckResult, Verdict
-from haven_vlm.task_context import ALL_KINDS, Task, TaskContext, TaskResult, terms_of, vr_tag_id_of
+from haven_vlm.task_context import ALL_KINDS, Task, TaskContext, TaskResult, learning_of, terms_of, vr_tag_id_of
 from haven_vlm.undo_task import undo
 from haven_vlm_utility import sentences
 
@@ -46,7 +45,7 @@ async def update(context: TaskContext) -> TaskResult:
 
 async def find_marker_settings(context: TaskContext) -> TaskResult:
     """Look for settings of tags that fit the markers the user set by hand; or put what was found into effect."""
-    learning = await _learning(context)
+    learning = await learning_of(context)
     if context.options.apply:
         return TaskResult(await learning.apply_marker_settings(), ok=True)
     return TaskResult(await learning.find_marker_settings(), ok=True)
@@ -54,23 +53,7 @@ async def find_marker_settings(context: TaskContext) -> TaskResult:
 
 async def evaluate(context: TaskContext) -> TaskResult:
     """Measure how right each model is, by the markers the user has gone through."""
-    return TaskResult(await (await _learning(context)).evaluate(), ok=True)
-
-
-async def _learning(context: TaskContext) -> Learning:
-    return Learning(
-        settings=context.settings,
-        gateway=context.gateway,
-        journal=context.journal,
-        file=context.settings_file,
-        preparation=context.preparation,
-        vr_tag_id=await vr_tag_id_of(context.gateway),
-        data_dir=context.data_dir,
-        now=context.now,
-        show=lambda share: context.show_share(share, "learning from your markers"),
-        ids=context.options.ids,
-        limit=context.options.limit,
-    )
+    return TaskResult(await (await learning_of(context)).evaluate(), ok=True)
 
 
 async def collect_incorrect_markers(context: TaskContext) -> TaskResult:

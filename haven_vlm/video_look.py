@@ -69,6 +69,8 @@ class Look:
     """Moments whose answer came with that of others in this run, from a question with several pictures."""
     coarse: set[int] = field(default_factory=set)
     """Times of the first look, as far as they were wished for."""
+    instructed: set[int] = field(default_factory=set)
+    """Moments whose answer was given by examples in this run."""
     waiting: list[Frame] = field(default_factory=list)
     """Frames that wait for company in their question."""
     began_s: float | None = None

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         """ports pool_ports stash_ports settings prompts replies several progress reports page_data spans refinement
         shots sampling timeline resilience budget concurrency stations confidence framing tone privacy endpoint_faults
         corrections collection ownership undo_plan lanes report_html agreement reviewed marker_search yaml_edit tuning
-        tuning_text evaluating selection slicing vocabulary task_options together stash_address stash_faults
+        tuning_text evaluating examples selection slicing vocabulary task_options together stash_address stash_faults
         stash_queries""",
     ),
     (
@@ -40,7 +40,11 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "engines",
         "haven_vlm_engine video_look image_engine image_looking vlm_engine vlm_engine_bridge vlm_engine_worker",
     ),
-    ("runs", "evidence learning videos images galleries image_task flags collection_pictures collecting collect_task"),
+    (
+        "runs",
+        """evidence learning example_pictures videos images galleries image_task flags collection_pictures collecting
+        collect_task""",
+    ),
     ("tasks", "tasks task_context earlier_runs media_task undo_task checking endpoint_check page_operations"),
     ("edge", "haven_vlm_connector command_line"),
 )

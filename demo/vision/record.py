@@ -22,6 +22,8 @@ class Entry:
     fault: FaultKind | None
     body_bytes: int
     pictures: int = 1
+    examples: tuple[str, ...] = ()
+    """Hashes of the pictures shown before those in question."""
     answered: bool = False
     """A right and whole answer left for the client."""
     is_probe: bool = False

@@ -75,6 +75,8 @@ class Asked:
     fields: frozenset[str]
     numbers: tuple[int, ...] = ()
     """Number of each picture, if a text with a number stands before every one of several."""
+    examples: tuple[tuple[bytes, tuple[str, ...]], ...] = ()
+    """Pictures shown before the one in question, with the names that are said to apply."""
 
     @property
     def picture(self) -> str:
@@ -121,7 +123,7 @@ def read_question(body: bytes) -> Asked:
     temperature = data.get("temperature", 1.0)
     if not isinstance(temperature, int | float) or not 0 <= temperature <= 2:
         raise Rejection(400, "temperature must be between 0 and 2", param="temperature")
-    texts, pictures, sizes, numbers = _messages(data.get("messages"))
+    texts, pictures, sizes, numbers, example_count = _messages(data.get("messages"))
     schema, wants_json = _response_format(data.get("response_format"))
     kwargs = data.get("chat_template_kwargs", {})
     if not isinstance(kwargs, dict) or not isinstance(kwargs.get("enable_thinking", False), bool):
@@ -129,7 +131,7 @@ def read_question(body: bytes) -> Asked:
     return Asked(
         model=data["model"],
         text="\n".join(texts),
-        pictures=tuple(pictures),
+        pictures=tuple(pictures[example_count:]),
         sizes=tuple(sizes),
         schema=schema,
         wants_json=wants_json,
@@ -141,16 +143,30 @@ def read_question(body: bytes) -> Asked:
         or data.get("reasoning_effort") == "none",
         fields=frozenset(data),
         numbers=tuple(numbers) if len(numbers) == len(pictures) > 1 else (),
+        examples=_examples(texts, pictures[:example_count]),
     )
 
 
-def _messages(messages: object) -> tuple[list[str], list[bytes], list[tuple[int, int]], list[int]]:
+def _examples(texts: Sequence[str], pictures: Sequence[bytes]) -> tuple[tuple[bytes, tuple[str, ...]], ...]:
+    """Each example with what its right answer says.
+
+    Raises:
+        Rejection: an example has no answer.
+    """
+    answers = [m[1] for text in texts for m in re.finditer(r"^Right answer: (.*)$", text, re.MULTILINE)]
+    if len(answers) != len(pictures):
+        raise Rejection(400, f"{len(pictures)} examples with {len(answers)} answers", param="messages")
+    return tuple((p, tuple(json.loads(answer)["tags"])) for p, answer in zip(pictures, answers, strict=True))
+
+
+def _messages(messages: object) -> tuple[list[str], list[bytes], list[tuple[int, int]], list[int], int]:
     if not isinstance(messages, list) or not messages:
         raise Rejection(400, "'messages' is required", param="messages")
     texts: list[str] = []
     pictures: list[bytes] = []
     sizes: list[tuple[int, int]] = []
     numbers: list[int] = []
+    example_count = 0
     for position, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ("system", "user", "assistant") or (role == "system" and position):
@@ -164,13 +180,17 @@ def _messages(messages: object) -> tuple[list[str], list[bytes], list[tuple[int,
                 texts.append(part["text"])
                 if label := re.fullmatch(r"\s*(?:picture|image|frame)\s*(\d+)\s*:?\s*", part["text"], re.IGNORECASE):
                     numbers.append(int(label[1]))
+                elif label := re.search(r"^Example (\d+):$", part["text"], re.MULTILINE):
+                    example_count += 1
+                    if int(label[1]) != example_count or len(pictures) != example_count - 1:
+                        raise Rejection(400, f"messages.{position}: unexpected example {label[1]}", param="messages")
             elif part.get("type") == "image_url":
                 picture, size = _picture(part.get("image_url"))
                 pictures.append(picture)
                 sizes.append(size)
             else:
                 raise Rejection(400, f"unsupported content[].type {part.get('type')!r}", param="messages")
-    return texts, pictures, sizes, numbers
+    return texts, pictures, sizes, numbers, example_count
 
 
 def _picture(image_url: object) -> tuple[bytes, tuple[int, int]]:

@@ -13,7 +13,7 @@ from demo.vision_server import VisionServer
 from haven_vlm.chat import Wanted, request_form
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Outcome, Question
-from haven_vlm.prompts import build_several_prompt
+from haven_vlm.prompts import build_several_prompt, captions
 from tests.endpoint.conftest import PROMPT, Connect, ask, jpeg, question
 from tests.endpoint.test_capability import Notebook
 
@@ -90,7 +90,9 @@ async def test_a_number_stands_before_each_picture_and_thinking_is_off(connect: 
         endpoint = await connect(server.base_url)
         able = await endpoint.prepare()
     prompt = build_several_prompt(PROMPT.terms, 2)
-    wanted = Wanted(prompt.system, prompt.user, prompt.schema, prompt.max_tokens, (b"a", b"b"), numbered=True)
+    wanted = Wanted(
+        prompt.system, prompt.user, prompt.schema, prompt.max_tokens, (b"a", b"b"), captions=captions(prompt)
+    )
     body = json.loads(request_form(wanted, able).filled(wanted.jpegs))
     kinds = [part.get("text", part["type"]) for part in body["messages"][1]["content"]]
     assert kinds == [prompt.user, "Picture 1:", "image_url", "Picture 2:", "image_url"]

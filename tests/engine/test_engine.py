@@ -11,10 +11,10 @@ from typing import Self
 import pytest
 
 from haven_vlm.errors import MediaUnreadable, OutageError
-from haven_vlm.facts import Answer, Frame, Glimpse, Kind, Outcome, Question, Sample, Term, VideoInfo, Wish
+from haven_vlm.facts import Answer, Example, Frame, Glimpse, Kind, Outcome, Question, Sample, Term, VideoInfo, Wish
 from haven_vlm.pool_ports import PoolStatistics
 from haven_vlm.ports import AnswerKey, PartlyKnown, Settled, VideoJob
-from haven_vlm.prompts import build_prompt, build_several_prompt
+from haven_vlm.prompts import EXAMPLES_MARK, build_prompt, build_several_prompt, with_examples
 from haven_vlm_engine import BuiltInEngine
 
 TERMS = (Term("Foul"), Term("Dunk"))
@@ -95,7 +95,8 @@ class Store:
         merged: dict[int, tuple[dict[str, float], set[Term]]] = {}
         for (prompt_key, at_ms), sample in self.rows.items():
             wordings = {key.prompt.wording, key.prompt.company_wording if key.also_in_company else key.prompt.wording}
-            if sample.outcome.analysed and self.wordings.get(prompt_key, key.prompt.wording) in wordings:
+            spoken = self.wordings.get(prompt_key, key.prompt.wording).partition(EXAMPLES_MARK)[0]
+            if sample.outcome.analysed and spoken in wordings:
                 tags, terms = merged.setdefault(at_ms, ({}, set()))
                 tags.update(sample.tags)
                 terms.update(self.terms[prompt_key, at_ms])
@@ -213,8 +214,10 @@ def engine(
     terms: Sequence[Term] = TERMS,
     needs_survey: bool = False,
     terms_at_once: int = 300,
+    examples: Sequence[Example] = (),
 ) -> BuiltInEngine:
     return BuiltInEngine(
+        examples=examples,
         needs_survey=needs_survey,
         terms_at_once=terms_at_once,
         pool=pool,
@@ -415,8 +418,11 @@ async def test_answers_of_a_server_that_is_not_up_yet_are_known() -> None:
 # --- several frames in one question ---------------------------------------------------------------------------
 
 
-def several(pool: Pool, store: Store, *, frames: int = 4, terms: Sequence[Term] = TERMS) -> BuiltInEngine:
+def several(
+    pool: Pool, store: Store, *, frames: int = 4, terms: Sequence[Term] = TERMS, examples: Sequence[Example] = ()
+) -> BuiltInEngine:
     return BuiltInEngine(
+        examples=examples,
         pool=pool,
         store=store,
         make_prompt=build_prompt,
@@ -661,3 +667,67 @@ async def test_the_first_look_and_the_close_look_are_told_apart() -> None:
     await looking.analyse(job(Reader()))
     asked = dict(zip((int(q.jpegs[0]) for q in pool.questions), pool.closely, strict=True))
     assert asked == {**dict.fromkeys(range(0, 10_000, 1000), False), 3500: True}
+
+
+# --- examples -------------------------------------------------------------------------------------------------
+
+EXAMPLES = (Example("oshash:2:2", 4_000, ("Dunk",), b"2"), Example("oshash:3:3", 1_000, (), b"3"))
+
+
+def where_it_can(question: Question) -> Answer:
+    """As a pool answers in which not every endpoint is shown examples: at whole seconds only."""
+    shown = len(question.prompt.examples) if int(question.jpegs[0]) % 2000 == 0 else 0
+    return replace(tags("Foul") if 2000 <= int(question.jpegs[0]) <= 3000 else tags(), examples=shown)
+
+
+async def test_an_answer_is_kept_under_what_was_really_asked_and_nothing_is_asked_again() -> None:
+    pool, store = Pool(where_it_can), Store()
+    await engine(pool, store, examples=EXAMPLES).analyse(job(Reader()))
+    plain = build_prompt(TERMS)
+    guided = with_examples(plain, EXAMPLES)
+    assert {q.prompt.key for q in pool.questions} == {guided.key}
+    assert {q.prompt.plain.key for q in pool.questions if q.prompt.plain} == {plain.key}
+    assert {t for key, t in store.rows if key == guided.key} == set(range(0, 10_000, 2000))
+    assert {t for key, t in store.rows if key == plain.key} == {*range(1000, 10_000, 2000), 2500, 3500}
+    for others in (EXAMPLES, EXAMPLES[:1], ()):  # whatever is shown later
+        again = Pool(where_it_can)
+        analysis = await engine(again, store, examples=others).analyse(job(Reader()))
+        assert (again.questions, analysis.reused) == ([], 12)
+
+
+async def test_a_video_is_shown_no_example_of_its_own() -> None:
+    pool = Pool(where_it_can)
+    own = Example("oshash:1:1", 5_000, ("Foul",), b"1")
+    await engine(pool, Store(), examples=(own, *EXAMPLES)).analyse(job(Reader()))
+    assert {q.prompt.examples for q in pool.questions} == {EXAMPLES}
+    alone = Pool(where_it_can)
+    await engine(alone, Store(), examples=(own,)).analyse(job(Reader()))
+    assert {q.prompt.key for q in alone.questions} == {build_prompt(TERMS).key}
+
+
+async def test_a_frame_like_one_that_was_asked_with_examples_inherits_under_the_same_key() -> None:
+    pool, store = Pool(lambda q: replace(tags("Dunk"), examples=len(q.prompt.examples))), Store()
+    reader = Reader(duration_ms=8000, picture=lambda half: luma(half // 4))
+    analysis = await engine(pool, store, examples=EXAMPLES).analyse(job(reader, duration_ms=8000))
+    assert analysis.inherited == 4
+    assert {key for key, _ in store.rows} == {with_examples(build_prompt(TERMS), EXAMPLES).key}
+
+
+async def test_with_examples_every_frame_has_a_question_of_its_own_and_answers_in_company_still_count() -> None:
+    pool, store = Pool(each_by_itself(foul_from_2_to_5)), Store()
+    pool.most_pictures = 4
+    await several(pool, store, examples=EXAMPLES).analyse(job(Reader()))
+    assert {len(q.jpegs) for q in pool.questions} == {1}
+    shared = Store()
+    first = await several(pool, shared).analyse(job(Reader()))
+    again = await several(pool, shared, examples=EXAMPLES).analyse(job(Reader()))
+    assert (again.asked, again.reused) == (0, len(first.samples))
+
+
+async def test_a_slice_of_the_vocabulary_is_shown_what_examples_say_about_its_tags() -> None:
+    terms = tuple(Term(f"Tag {n}") for n in range(4))
+    shown = (Example("oshash:2:2", 4_000, ("Tag 0", "Tag 3"), b"2"),)
+    pool = Pool(lambda q: replace(tags(), examples=1))
+    await engine(pool, Store(), terms=terms, terms_at_once=2, examples=shown).analyse(job(Reader(duration_ms=2_000)))
+    told = {(tuple(t.name for t in q.prompt.terms), q.prompt.examples[0].tags) for q in pool.questions}
+    assert told == {(("Tag 0", "Tag 1"), ("Tag 0",)), (("Tag 2", "Tag 3"), ("Tag 3",))}

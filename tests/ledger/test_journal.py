@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haven_vlm.errors import LedgerError
-from haven_vlm.facts import Answer, Kind, Outcome, Sample, Term
+from haven_vlm.facts import Answer, Example, Kind, Outcome, Sample, Term
 from haven_vlm.journal import Journal
 from haven_vlm.ownership import Findings
 from haven_vlm.ports import TermwiseAnswers
-from haven_vlm.prompts import build_several_prompt
+from haven_vlm.prompts import build_prompt, build_several_prompt, with_examples
 from tests.ledger.answers import BLOCK, DUNK, FOUL, MODELS, answer, key
 
 
@@ -329,3 +329,24 @@ async def test_answers_given_in_company_count_where_wanted_and_where_there_is_no
     }
     await journal.record(key(BLOCK), at_ms=0, shown_ms=0, answer=answer("Block"))
     assert set((await journal.known(larger, MODELS))[0].tags) == {"Dunk", "Block"}
+
+
+async def test_answers_by_examples_are_known_whatever_is_shown_today_and_can_be_told_apart(journal: Journal) -> None:
+    plain = key(DUNK, FOUL)
+    first, second = (Example("oshash:9:9", at_ms, ("Dunk",), b"") for at_ms in (1000, 2000))
+    guided = replace(plain, prompt=with_examples(plain.prompt, [first]))
+    later = replace(plain, prompt=with_examples(plain.prompt, [second]))
+    await journal.record(guided, at_ms=0, shown_ms=0, answer=answer("Dunk"))
+    await journal.record(plain, at_ms=1000, shown_ms=1000, answer=answer("Foul"))
+    await journal.record(later, at_ms=2000, shown_ms=2000, answer=answer())
+    for asked in (plain, guided, later, replace(plain, also_in_company=True)):
+        found = {t: set(s.tags) for t, s in (await journal.known(asked, MODELS)).items()}
+        assert found == {0: {"Dunk"}, 1000: {"Foul"}, 2000: set()}
+    assert set(await journal.known(replace(plain, with_examples=True), MODELS)) == {0, 2000}
+    assert set(await journal.known(replace(guided, with_examples=False), MODELS)) == {1000}
+    # where there are several, the one asked for wins
+    await journal.record(plain, at_ms=0, shown_ms=0, answer=answer("Foul"))
+    assert [set((await journal.known(k, MODELS))[0].tags) for k in (plain, guided)] == [{"Foul"}, {"Dunk"}]
+    # another wording is another question, with and without examples
+    other = replace(plain, prompt=build_prompt((DUNK, FOUL), instructions="Ignore the crowd."))
+    assert await journal.known(other, MODELS) == {}
