@@ -72,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
         seconds = time.monotonic() - began
         print(f"\n{result.error or result.output}\n")
         _compare(stash, scene, plan)
-        print(f"\nDone in {seconds:.1f} s. Reports and the ledger are in {RESULTS / 'haven_vlm'}.")
+        print(f"\nDone in {seconds:.1f} s. Open the report above in a browser to see what was looked at.")
+        print(f"All that the demo leaves is in {RESULTS}: answers, too, so the next demo asks only what is new.")
         return 1 if result.error else 0
 
 
@@ -101,7 +102,8 @@ def _compare(stash: EmbeddedStash, scene: int, plan: Plan) -> None:
     """Print what stands in Stash beside the truth."""
     from haven_vlm_utility import clock_text
 
-    print(f"{'tag':<18} {'marker in Stash':<22} truth")
+    print("What stands in Stash now, beside what the clip really shows:\n")
+    print(f"{'tag':<18} {'marker in Stash':<22} in the clip")
     markers = stash.markers(scene)
     for tag in sorted({s.tag for s in plan.spans}):
         found = [m for m in markers if m["primary_tag"] == tag]
@@ -115,6 +117,7 @@ def _compare(stash: EmbeddedStash, scene: int, plan: Plan) -> None:
                 right = f"{true[i].start_ms / 1000:7.2f} – {true[i].end_ms / 1000:7.2f} s"
             print(f"{tag if i == 0 else '':<18} {left:<22} {right}")
     print(f"\nTags of the scene: {', '.join(stash.scene_tags(scene))}")
+    print("(“Mine” was there before; VLM_Tagged stands in place of VLM_TagMe.)")
     own = [m for m in markers if m["title"] == "Made by hand"]
     print(f"The marker made by hand is {'still there' if own else 'GONE'}, at {clock_text(1000)}.")
 

@@ -41,7 +41,7 @@ def _ensure() -> Path:
     stamp = ENVIRONMENT / "ready"
     if python.exists() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
-    print(f"Setting up {ENVIRONMENT} (once; about 100 MB of packages) …", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"Setting up {ENVIRONMENT} (once; some 100 MB of packages, a minute or two) …", file=sys.stderr, flush=True)  # noqa: T201
     # Debian's Python comes without ensurepip: then the environment borrows the pip outside
     own_pip = importlib.util.find_spec("ensurepip") is not None
     steps = [

@@ -48,7 +48,8 @@ TOPICS = (
 * *Nothing to do*: the trigger tag is on nothing. Put `VLM_TagMe` on a scene, and start the task again.
 * *Another run …*: two tabs, or a task and a cron run. The other one finishes; then start again.
 """,
-        "bootstrap tasks haven_vlm_connector command_line stash_wire stash_log selection task_options reporting",
+        """bootstrap tasks task_context media_task earlier_runs haven_vlm_connector
+        command_line stash_wire stash_log selection task_options reporting""",
     ),
     Topic(
         "Settings",
@@ -91,8 +92,8 @@ A mistake is named with its key and the place it came from; all of them at once.
 * *database is busy*: a scan, a generate task or a backup. The connector waits and tries again.
 * *no longer tagged*, *no longer in Stash*: you changed it while the run went on. That is fine; yours counts.
 """,
-        """haven_media_handler stash_* applying undoing undo_plan marks ownership together batch_writing fetching
-        rebuild*""",
+        """haven_media_handler stash_* applying undoing undo_task undo_plan marks ownership together batch_writing
+        fetching rebuild*""",
     ),
     Topic(
         "A file cannot be read",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 import re
 import shlex
 import subprocess
@@ -99,3 +101,36 @@ def test_texts_are_read_from_code_as_the_user_sees_them(tmp_path: Path) -> None:
 def test_every_module_that_speaks_has_a_topic() -> None:
     speaking = [f.stem for f in sorted((ROOT / "haven_vlm").glob("*.py")) if sentences(f)]
     assert not [m for m in speaking if topic_of(m) is OTHER]
+
+
+def test_the_options_shown_for_llama_server_are_its_own() -> None:
+    shown = [line for _, text in blocks("console") for line in text.splitlines() if line.startswith("llama-server ")]
+    assert shown
+    for line in shown:
+        options = [w for w in shlex.split(line)[1:] if re.match(r"--?[a-z]", w)]
+        assert {"-m", "--mmproj", "--host", "--port"} <= set(options) or "-hf" in options
+
+
+@pytest.mark.real
+@pytest.mark.skipif("HAVEN_LLAMA_SERVER" not in os.environ, reason="HAVEN_LLAMA_SERVER names no llama-server")
+def test_a_real_llama_server_knows_the_options_shown() -> None:
+    told = subprocess.run(
+        [os.environ["HAVEN_LLAMA_SERVER"], "--help"], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", told))
+    for _, text in blocks("console"):
+        for line in text.splitlines():
+            if line.startswith("llama-server "):
+                assert {w for w in shlex.split(line)[1:] if re.match(r"--?[a-z]", w)} <= known
+
+
+def test_the_architecture_names_modules_and_packages_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = {f.stem for f in [*(ROOT / "haven_vlm").glob("*.py"), *ROOT.glob("haven_*.py")]}
+    layers = page.partition("## Layers")[2].partition("## Dependencies")[0]
+    for named in re.findall(r"`([a-z_*]+)`", layers.partition("| layer |")[2]):
+        assert fnmatch.filter(modules, named), f"there is no module {named}"
+    dependencies = page.partition("## Dependencies")[2].partition("\n## ")[0]
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        for package in re.findall(r"^([A-Za-z][\w-]*)", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE):
+            assert f"`{package}`" in dependencies, f"nothing says what {package} is for"
