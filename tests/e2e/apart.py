@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from demo.vision_server import VisionServer
 from tests.e2e import kills
 from tests.e2e.rig import ROOT, Rig
 from tests.stash.servers import free_port
+
+PORTS_TRIED = 10
 
 
 class StashApart:
@@ -54,15 +56,30 @@ class StashApart:
         with self._turn:
             if self._over:
                 return
-            options = [f"--{name.replace('_', '-')}={value}" for name, value in self._options.items()]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "demo.stash", f"--db={self.folder / 'stash.sqlite'}", f"--port={self.port}",
-                 f"--config-dir={self.folder / 'config'}", *options, *arguments],
-                cwd=ROOT, stdout=subprocess.PIPE,
-            )  # fmt: skip
-            assert process.stdout is not None
-            assert json.loads(process.stdout.readline())["port"] == self.port
-            self._process = process
+            for _ in range(PORTS_TRIED):
+                if self._listens(arguments):
+                    return
+                if self.deaths == 0:  # nobody knows the address yet
+                    self.port = free_port()
+            raise RuntimeError(f"Stash cannot be started at port {self.port}")
+
+    def _listens(self, arguments: Sequence[str]) -> bool:
+        """Start it; False: another program was quicker to take the port."""
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in self._options.items()]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "demo.stash", f"--db={self.folder / 'stash.sqlite'}", f"--port={self.port}",
+             f"--config-dir={self.folder / 'config'}", *options, *arguments],
+            cwd=ROOT, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        if not said:
+            process.wait()
+            process.stdout.close()
+            return False
+        assert json.loads(said)["port"] == self.port
+        self._process = process
+        return True
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
