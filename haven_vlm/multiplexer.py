@@ -20,7 +20,7 @@ from haven_vlm.errors import EndpointError, EndpointFault, LedgerError, OutageEr
 from haven_vlm.facts import Answer, Kind, Question
 from haven_vlm.outage import OutageWatch
 from haven_vlm.pool_member import GETTING_READY_S, Member
-from haven_vlm.pool_ports import EndpointMemory, PoolStatistics, SpendingBook, Usage, VisionEndpoint
+from haven_vlm.pool_ports import EndpointMemory, PoolStatistics, SpendingBook, VisionEndpoint
 from haven_vlm.pool_statistics import snapshot, table
 from haven_vlm.resilience import Backoff, Clock
 from haven_vlm.scheduling import Scheduler
@@ -88,7 +88,7 @@ class Multiplexer:
             sleep=sleep,
         )
         self._book = book
-        self._daily = [m for m in self._members if m.budget.is_daily and not m.never]
+        self._daily = [m for m in self._members if m.spending.is_daily and not m.never]
         self._booking: asyncio.Task[None] | None = None
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._alarms: set[asyncio.Task[None]] = set()
@@ -146,7 +146,7 @@ class Multiplexer:
     async def prepared(self, *, timeout_s: float = 15.0) -> PoolStatistics:
         """Get all endpoints ready that may be used; wait until each has succeeded or failed once, or `timeout_s`."""
         self._must_be_open()
-        wanted = [m for m in self._members if not m.never and m.spent is None]
+        wanted = [m for m in self._members if not m.never and m.spending.spent is None]
         for member in wanted:
             self._keep(member)
         try:
@@ -191,7 +191,7 @@ class Multiplexer:
         self._open = True
         await self._enter_all()
         for member in self._members:
-            member.look_at_limits()
+            member.spending.look()
         return self
 
     async def __aexit__(
@@ -220,7 +220,7 @@ class Multiplexer:
         if not self._open:
             return
         for member in self._daily:
-            member.look_at_limits()
+            member.spending.look()
         if self._book is not None and (self._booking is None or self._booking.done()):
             self._start_booking()
         self._outage.look()
@@ -233,7 +233,7 @@ class Multiplexer:
 
     def _start_booking(self) -> None:
         """Enter what was used since the last time, if that matters; a run that is killed loses a moment of it."""
-        if any(m.budget.unbooked(m.endpoint.used)[1] != Usage() for m in self._daily):
+        if any(m.spending.is_unbooked for m in self._daily):
             self._booking = asyncio.create_task(self._enter_all(), name="entering what endpoints used")
             self._booking.add_done_callback(lambda _: self._changed())
 
@@ -243,8 +243,8 @@ class Multiplexer:
             return
         try:
             for member in self._daily:
-                await member.enter(self._book)
-                member.look_at_limits()  # another run may have used up what was left
+                await member.spending.enter(self._book)
+                member.spending.look()  # another run may have used up what was left
         except LedgerError as error:
             log.warning("What endpoints used today cannot be kept; limits for a day count this run only. %s", error)
             self._book = None
@@ -255,7 +255,7 @@ class Multiplexer:
             return
         for needs in wanted:
             fit = [m for m in self._members if not m.never and m.may_take(needs)]
-            fit = [m for m in fit if m.spent is None]
+            fit = [m for m in fit if m.spending.spent is None]
             regular = [m for m in fit if m.tier is not Tier.WHEN_DOWN]
             for member in regular:
                 self._keep(member)

@@ -10,15 +10,15 @@ from datetime import datetime
 from random import Random
 from typing import Literal, NamedTuple
 
-from haven_vlm.budget import Allowance, Budget
 from haven_vlm.concurrency import Concurrency
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Answer, Outcome
-from haven_vlm.pool_ports import EndpointMemory, SpendingBook, VisionEndpoint
+from haven_vlm.pool_ports import EndpointMemory, VisionEndpoint
 from haven_vlm.resilience import POLICY, Backoff, Breaker, BreakerState, Clock, Latencies, Policy, Rest, Timeouts
 from haven_vlm.settings import EndpointSettings
+from haven_vlm.spending import Spending
 from haven_vlm.stations import SERVED, Job, Needs, Tier, Work
-from haven_vlm_utility import duration_text, sentences
+from haven_vlm_utility import sentences
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Member:
         self.latencies = Latencies()
         self.timeouts = Timeouts(settings.timeout, self.latencies, clock)
         self.concurrency = self._concurrency(None)
-        self.budget = Budget(settings, now)
+        self.spending = Spending(endpoint, settings, now=now, wake_in=wake_in)
         self.leases: set[MemberLease] = set()
         self.asked = self.answered = 0
         self.tokens_in = self.tokens_cached = self.tokens_out = 0
@@ -163,28 +163,23 @@ class Member:
         return self.endpoint.used.left_network
 
     @property
-    def spent(self) -> Allowance | None:
-        """The limit that is used up, if one is."""
-        return self.budget.exhausted(self.endpoint.used) if self.budget.is_limited else None
-
-    @property
     def metered(self) -> bool:
-        return self.budget.is_limited or self.settings.price_in + self.settings.price_out > 0
+        return self.spending.is_metered
 
     @property
     def hopeless(self) -> bool:
         """Will not take another question in this run."""
-        spent = self.spent
+        spent = self.spending.spent
         return self.never or self.state == "parked" or (spent is not None and not spent.daily)
 
     @property
     def away_s(self) -> float:
         """Seconds for which it will certainly take nothing."""
-        return max(self.rest.left_s, self.budget.back_in_s() if self.spent is not None else 0.0)
+        return max(self.rest.left_s, self.spending.back_in_s if self.spending.spent is not None else 0.0)
 
     @property
     def usable(self) -> bool:
-        return self.state == "ready" and self.rest.over and self.spent is None
+        return self.state == "ready" and self.rest.over and self.spending.spent is None
 
     @property
     def sound(self) -> bool:
@@ -192,7 +187,7 @@ class Member:
 
     @property
     def alive(self) -> bool:
-        if self.hopeless or self.spent is not None:
+        if self.hopeless or self.spending.spent is not None:
             return False
         if self.state == "ready":
             return self.rest.left_s <= SHORT_REST_S and self.breaker.state is BreakerState.CLOSED
@@ -208,9 +203,9 @@ class Member:
             return 0
         most = 1 if self.breaker.state is BreakerState.HALF_OPEN else self.limit
         free = most - len(self.leases)
-        if self.budget.is_limited:
+        if self.spending.is_limited:
             unsent = sum(not lease.sent for lease in self.leases)
-            room = self.budget.room(self.endpoint.used, under_way=len(self.leases), unsent=unsent)
+            room = self.spending.room(under_way=len(self.leases), unsent=unsent)
             free = free if room is None else min(free, room)
         return max(0, free)
 
@@ -245,7 +240,7 @@ class Member:
 
         Not while the endpoint is on trial, nor where an answer counts against a limit: what it says matters first.
         """
-        if lease.released or not self.sound or self.budget.is_limited:
+        if lease.released or not self.sound or self.spending.is_limited:
             return False
         self._vacate(lease)
         return True
@@ -263,8 +258,8 @@ class Member:
         """Called by the lease, once."""
         self._vacate(lease)
         self.breaker.end(lease.breaker_ticket, ok=None)  # only counts where nothing was said about the attempt
-        if self.budget.is_limited:
-            self.look_at_limits()
+        if self.spending.is_limited:
+            self.spending.look()
         self._changed()
 
     # --- how attempts ended -----------------------------------------------------------------------------------
@@ -281,7 +276,7 @@ class Member:
         self.tokens_in += answer.tokens_in
         self.tokens_cached += answer.tokens_cached
         self.tokens_out += answer.tokens_out
-        self.budget.answered(answer.tokens_in, answer.tokens_out)
+        self.spending.answered(answer)
         self._rests_in_a_row = 0
         self.proven = True
         if answer.outcome is not Outcome.UNPARSABLE:
@@ -351,33 +346,6 @@ class Member:
         self.reason, self.fix = str(error), error.fix
         log.error("endpoint “%s” is out of this run: %s", self.name, sentences(self.reason, self.fix))
         self._down.set()
-
-    # --- what it may cost -------------------------------------------------------------------------------------
-
-    async def enter(self, book: SpendingBook) -> None:
-        """Enter what was used into the book, and read there what others used.
-
-        Raises:
-            LedgerError: it could not be entered.
-        """
-        day, amount = self.budget.unbooked(self.endpoint.used)
-        self.budget.booked(day, amount, await book.add(self.name, day, amount))
-
-    def look_at_limits(self) -> None:
-        """Say so, once, when a limit is used up; and look again when it no longer is."""
-        self.budget.turn_page(self.endpoint.used)
-        spent = self.spent
-        if spent is not None and self._told_limit != spent.setting:
-            log.warning("endpoint “%s” gets no more questions: %s", self.name, self._spent_text(spent))
-            if spent.daily:
-                self._wake_in(self.budget.back_in_s() + 1.0)
-        elif spent is None and self._told_limit:
-            log.info("endpoint “%s” may be asked again: %s is for a new day", self.name, self._told_limit)
-        self._told_limit = spent.setting if spent is not None else ""
-
-    def _spent_text(self, spent: Allowance) -> str:
-        again = f"at midnight, in {duration_text(self.budget.back_in_s())}" if spent.daily else "in the next run"
-        return f"Its {spent.setting} is used up ({spent}); it is available again {again}."
 
     # --- looking after it -------------------------------------------------------------------------------------
 
@@ -481,9 +449,9 @@ class Member:
     def condition(self) -> Condition:
         """State, the reason for it with its fix, and when that will probably change."""
         resting = self.state == "ready" and not self.rest.over
-        spent = self.spent
+        spent = self.spending.spent
         if spent is not None and self.state in ("ready", "unused"):
-            return Condition("spent", self._spent_text(spent), self.budget.back_in_s() if spent.daily else None)
+            return Condition("spent", self.spending.text(spent), self.spending.back_in_s if spent.daily else None)
         if resting or self.state == "cooling down":
             again_s = max(self._next_look - self._clock(), self.rest.left_s, 0.0)
             return Condition("cooling down", sentences(self.reason, self.fix), again_s)

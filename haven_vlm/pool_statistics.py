@@ -36,8 +36,8 @@ def snapshot(member: Member) -> EndpointStatistics:
         left_network=used.left_network,
         busy_s=member.worked_s,
         requests=used.requests,
-        cost=member.budget.cost(used),
-        limits={limit.setting: (limit.used, limit.most) for limit in member.budget.allowances(used)},
+        cost=member.spending.cost,
+        limits={limit.setting: (limit.used, limit.most) for limit in member.spending.allowances},
     )
 
 
