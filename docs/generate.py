@@ -39,7 +39,9 @@ _PAGE = """\
 
 Stash shows an unset setting as empty, 0 or off, so these always mean "as below". The page has
 {keys}. Endpoints are written in one line, separated by semicolons; after the
-address come any of `name=`, `model=`, `weight=`, `max=`, `key_env=`, `timeout=`, `fallback` and `remote`:
+address come any of `weight=`, `max=` (`max_concurrent`), `model=`, `key_env=` (`api_key_env`), `name=`, `timeout=`,
+`only_for=`, `fallback`, `policy=` (`fallback_policy`) and `remote` (`allow_remote`), and every other key of an endpoint
+with `=`:
 
 ```
 http://192.168.1.20:1234/v1 weight=5; http://gpu:8080/v1 weight=2 max=4 model=qwen3-vl

@@ -251,6 +251,21 @@ def test_yaml_may_merge_mappings_and_a_tag_may_repeat_its_own_name(tmp_path: Pat
     assert [t.threshold for t in settings.tag_list] == [0.7, 0.7]
 
 
+def test_the_words_of_the_endpoint_line_are_those_the_manifest_and_the_docs_name(tmp_path: Path) -> None:
+    manifest = yaml_module.safe_load((ROOT / "ahavenvlmconnector.yml").read_text(encoding="utf-8"))
+    words = {"weight": 5, "max": 4, "model": "m", "key_env": "K", "name": "n", "timeout": 300, "only_for": "scenes"}
+    line = " ".join([f"{word}={value}" for word, value in words.items()] + ["fallback policy=when_busy remote"])
+    (endpoint,) = load(tmp_path, page={"endpoints": f"http://127.0.0.1:1/v1 {line}"}).settings.endpoints
+    assert (endpoint.weight, endpoint.max_concurrent, endpoint.api_key_env, endpoint.only_for) == (5, 4, "K", "scenes")
+    assert (endpoint.is_fallback, endpoint.fallback_policy, endpoint.allow_remote) == (True, "when_busy", True)
+    for text in (
+        manifest["settings"]["endpoints"]["description"],
+        (ROOT / "docs/settings.md").read_text(encoding="utf-8"),
+    ):
+        missing = [word for word in (*(f"{w}=" for w in words), "fallback", "policy=", "remote") if word not in text]
+        assert not missing
+
+
 def test_the_pages_keys_are_those_of_the_manifest() -> None:
     manifest = yaml_module.safe_load((ROOT / "ahavenvlmconnector.yml").read_text(encoding="utf-8"))
     assert set(manifest["settings"]) == set(config.PAGE_KEYS)
