@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from demo.vision.faults import Fault, FaultKind
 from tests.e2e.rig import ROOT, Rig, wait_for_questions
 
 COMMAND = (sys.executable, str(ROOT / "haven_vlm_connector.py"))
@@ -77,7 +78,8 @@ def test_a_stash_that_does_not_answer_is_worth_another_try_later(tmp_path: Path)
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_says_so_and_goes_on_next_time(one: Rig, number: int, code: int) -> None:
-    server = one.vision(latency_s=0.05, slots=2)
+    # after five answers the server hangs, so that the run cannot end before it is stopped
+    server = one.vision(slots=2, script=lambda o: Fault(FaultKind.HANG) if o.number >= 5 else None)
     one.use(f"{server.base_url} max=2")
     scene = one.scene()
     process = start(one, "tag_videos")
@@ -86,8 +88,10 @@ def test_a_stopped_command_says_so_and_goes_on_next_time(one: Rig, number: int, 
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err.decode()
     assert out.decode() == "Stopped. What was answered is kept; start the task again to go on.\n"
+    server.script = lambda _: None
     assert run(one, "tag_videos")[2] == 0
     one.assert_true(scene)
+    assert server.asked_twice() == {}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo terminals")
