@@ -60,6 +60,9 @@ PAGE_LAYER = "Stash's settings page"
 ARGUMENTS_LAYER = "arguments of the task"
 YAML_NAME = "haven_vlm_config.yaml"
 
+_BARE_ADDRESS = re.compile(r"(localhost|[\w-]+(\.[\w-]+)+|[\w-]+(?=:\d))(:\d{1,5})?(/\S*)?")
+"""What people type for an address: a name or numbers, perhaps with a port, without http://."""
+
 _SECRET_KEYS = ("api_key", "api_key_env", "base_url")
 """Keys whose values never stand in a message: people type keys into all of them."""
 
@@ -297,6 +300,8 @@ def _endpoints_from_text(text: str) -> list[dict[str, Any]]:
                 entry[words[key.lower()]] = value
             elif not equals and part.lower() in flags:
                 entry[flags[part.lower()]] = True
+            elif "base_url" not in entry and _BARE_ADDRESS.fullmatch(part):
+                raise ValueError("an address begins with http:// or https://, for example http://192.168.1.20:1234/v1")
             else:
                 allowed = ", ".join([f"{w}=…" for w in words if "_" not in w] + list(flags))
                 # the word itself may be a key typed in the wrong place, so it is not repeated

@@ -209,6 +209,12 @@ def test_bad_input_gets_a_clear_sentence(tmp_path: Path, yaml: str, said: str) -
     assert said in mistakes(tmp_path, yaml=yaml)
 
 
+@pytest.mark.parametrize("bare", ["localhost:1234", "192.168.1.20:1234/v1", "gpu.example weight=2", "nas:8080"])
+def test_an_address_without_http_is_told_how_it_begins(tmp_path: Path, bare: str) -> None:
+    assert "an address begins with http://" in mistakes(tmp_path, page={"endpoints": bare})
+    assert "one word is not understood" in mistakes(tmp_path, page={"endpoints": "http://nas:1/v1 wieght=2"})
+
+
 def test_no_secret_stands_in_a_message_or_a_repr(tmp_path: Path) -> None:
     text = mistakes(
         tmp_path, yaml="endpoints: [{base_url: 'http://a/v1', api_key: [hunter2], weight: -1, api_kee: hunter2}]"

@@ -103,6 +103,11 @@ def test_every_module_that_speaks_has_a_topic() -> None:
     assert not [m for m in speaking if topic_of(m) is OTHER]
 
 
+def test_every_page_is_reached_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [p.name for p in PAGES[1:] if f"docs/{p.name})" not in readme] == []
+
+
 def test_the_options_shown_for_llama_server_are_its_own() -> None:
     shown = [line for _, text in blocks("console") for line in text.splitlines() if line.startswith("llama-server ")]
     assert shown
