@@ -1,12 +1,14 @@
 """`python3 tests` sets up what is needed and runs all tests; `python3 tests --checks` runs the other checks.
 
-Anything else goes to pytest: `python3 tests tests/pure -k timeline`.
+`python3 tests --coverage` runs all tests, measured, and prints what none of them reaches; it fails below the share that
+pyproject.toml asks for. Anything else goes to pytest: `python3 tests tests/pure -k timeline`.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,21 +29,36 @@ CHECKS = (
 )
 
 
+MEASURED = (
+    ("coverage", "erase"),
+    ("coverage", "run", "-m", "pytest", "--rootdir", str(ROOT), "-n", "auto"),
+    ("coverage", "combine", "-q"),
+    ("coverage", "report"),
+)
+
+
 def main(arguments: list[str]) -> int:
-    """Run the tests or the checks; returns an exit code."""
+    """Run the tests, measured or not, or the checks; returns an exit code."""
     code = run_inside("tests", arguments)
     if code is not None:
         return code
     if arguments[:1] == ["--checks"]:
-        worst = 0
-        for check in CHECKS:
-            print("$", *check, flush=True)
-            worst = max(worst, subprocess.call([sys.executable, "-m", *check], cwd=ROOT))
-        return worst
+        return _worst(CHECKS)
+    if arguments[:1] == ["--coverage"]:
+        return _worst(MEASURED)
     import pytest
 
     parallel = [] if any(a.startswith(("-n", "-p", "tests/")) for a in arguments) else ["-n", "auto"]
     return int(pytest.main(["--rootdir", str(ROOT), *parallel, *arguments]))
+
+
+def _worst(commands: Sequence[Sequence[str]]) -> int:
+    """Run modules one after the other, whatever each says; returns the worst exit code."""
+    worst = 0
+    for command in commands:
+        print("$", *command, flush=True)
+        worst = max(worst, subprocess.call([sys.executable, "-m", *command], cwd=ROOT))
+    return worst
 
 
 if __name__ == "__main__":

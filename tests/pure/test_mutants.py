@@ -1,0 +1,84 @@
+"""The changes of `bench.mutation` are the ones it names, each by itself."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from bench.equivalents import EQUIVALENT
+from bench.mutants import marked, mutants_of, mutated
+from bench.mutation import GROUPS, TESTS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+SOURCE = '''"""Docstring 1."""
+
+LIMIT = 3
+
+
+class Counter:
+    def add(self, n: int = 1) -> bool:
+        """Docstring 2."""
+        assert n > 0
+        if n < LIMIT and not self.full:
+            self.total += n
+        return self.total >= LIMIT
+'''
+
+CHANGES = [
+    "3 → 4",
+    "1 → 2",
+    "n < LIMIT and (not self.full) → n < LIMIT or not self.full",
+    "n < LIMIT → n <= LIMIT",
+    "n < LIMIT → n >= LIMIT",
+    "not self.full → self.full",
+    "self.total += n → self.total -= n",
+    "return self.total >= LIMIT → return None",
+    "self.total >= LIMIT → self.total > LIMIT",
+    "self.total >= LIMIT → self.total < LIMIT",
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "counter.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
+
+
+def test_every_place_is_changed_and_what_is_only_said_is_not(file: Path) -> None:
+    found = mutants_of("counter", file)
+    assert [m.change for m in found] == CHANGES
+    assert [m.number for m in found] == list(range(len(found)))
+    assert {m.function for m in found} == {"", "Counter.add"}
+    assert {m.text for m in found if m.line == 3} == {"LIMIT = 3"}
+
+
+def test_a_mutant_differs_in_its_change_alone(file: Path) -> None:
+    plain = ast.unparse(ast.parse(SOURCE)).splitlines()
+    for mutant in mutants_of("counter", file):
+        changed = ast.unparse(mutated(file, mutant.number)).splitlines()
+        (pair,) = [(old, new) for old, new in zip(plain, changed, strict=True) if old != new]
+        before, after = mutant.change.split(" → ")
+        assert before in pair[0]
+        assert after in pair[1]
+    with pytest.raises(IndexError):
+        mutated(file, len(CHANGES))
+
+
+def test_functions_tell_when_they_are_called(file: Path) -> None:
+    told: list[str] = []
+    names: dict[str, object] = {"told": told.append}
+    exec(compile(marked(file, "told"), str(file), "exec"), names)
+    counter = type("Full", (), {"full": True, "total": 5})()
+    assert names["Counter"].add(counter) is True  # type: ignore[attr-defined]
+    assert told == ["Counter.add"]
+
+
+def test_what_is_left_out_of_the_count_exists() -> None:
+    modules = [name for names in GROUPS.values() for name in names]
+    known = {m.key for name in modules for m in mutants_of(f"haven_vlm.{name}", ROOT / "haven_vlm" / f"{name}.py")}
+    assert set(EQUIVALENT) <= known
+    assert all((ROOT / path).is_file() for paths in TESTS.values() for path in paths)
