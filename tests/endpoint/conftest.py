@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
-from blockbuster import blockbuster_ctx
 from hypothesis import settings
 from PIL import Image
 
@@ -125,13 +124,6 @@ class Names(AbstractResolver):
 
     async def close(self) -> None:
         pass
-
-
-@pytest.fixture(autouse=True)
-def _nothing_blocks_the_loop() -> Iterator[None]:
-    """A blocking call of ours inside a coroutine fails the test."""
-    with blockbuster_ctx("haven_vlm"):
-        yield
 
 
 Connect = Callable[..., Awaitable[HttpEndpoint]]

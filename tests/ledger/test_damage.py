@@ -191,7 +191,7 @@ async def test_a_file_set_aside_by_another_process_is_not_written_to_any_more(pa
         await one.record(key(), at_ms=0, shown_ms=0, answer=answer("Dunk"))
         await two.record(key(), at_ms=1, shown_ms=0, answer=answer("Dunk"))
         await one._file.write(lambda db: None)
-        one._file._begin_anew("made up for this test")
+        await asyncio.to_thread(one._file._begin_anew, "made up for this test")
         await two.record(key(), at_ms=2, shown_ms=0, answer=answer("Dunk"))
         assert list(await one.known(key(), MODELS)) == [0, 1, 2]
         assert list(await two.known(key(), MODELS)) == [0, 1, 2]
