@@ -237,7 +237,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     for package in (own, *others):
         print(f"{package.entry['sha256']}  {options.folder / package.zip_name}")
-    print(f"Add this source in Stash: the address of {options.folder / 'index.yml'}")
+    print(f"Serve {options.folder} with a web server, and add the address of its index.yml in Stash as a source.")
     return 0
 
 
