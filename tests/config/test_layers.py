@@ -261,7 +261,8 @@ def test_the_words_of_the_endpoint_line_are_those_the_manifest_and_the_docs_name
     manifest = yaml_module.safe_load((ROOT / "ahavenvlmconnector.yml").read_text(encoding="utf-8"))
     words = {"weight": 5, "max": 4, "model": "m", "key_env": "K", "name": "n", "timeout": 300, "only_for": "scenes"}
     line = " ".join([f"{word}={value}" for word, value in words.items()] + ["fallback policy=when_busy remote"])
-    (endpoint,) = load(tmp_path, page={"endpoints": f"http://127.0.0.1:1/v1 {line}"}).settings.endpoints
+    lines = f"http://127.0.0.1:2/v1; http://127.0.0.1:1/v1 {line}"
+    _, endpoint = load(tmp_path, page={"endpoints": lines}).settings.endpoints
     assert (endpoint.weight, endpoint.max_concurrent, endpoint.api_key_env, endpoint.only_for) == (5, 4, "K", "scenes")
     assert (endpoint.is_fallback, endpoint.fallback_policy, endpoint.allow_remote) == (True, "when_busy", True)
     for text in (

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from demo.vision.faults import Fault, FaultKind
-from tests.e2e.rig import PLAN, MakeRig, Rig
+from tests.e2e.rig import PLAN, MakeRig, Rig, wait_for_questions
 
 EVIL = "<img src=x onerror=alert(1)>"
 NASTY = 'the "final"\n<script>alert(2)</script>\u202e & more'
@@ -169,11 +168,7 @@ def test_a_killed_run_is_listed_as_stopped_by_the_next(make_rig: MakeRig) -> Non
     one.use(server)
     one.scene()
     process = one.start("Tag Videos")
-    live = one.plugin_dir / "live"
-    give_up = time.monotonic() + 60
-    while server.in_flight < 4 or not (live / "status.json").exists():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
+    wait_for_questions(server, 5)  # the others are never answered
     process.kill()
     process.wait(60)
     assert not one.run("Undo Last Run").error
