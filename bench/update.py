@@ -71,7 +71,7 @@ def main() -> None:
             if result.error:
                 raise SystemExit(result.error)
             markers = len(stash.markers())
-            asked = Counter(record.operation or ", ".join(record.fields) for record in stash.requests)
+            asked = Counter(record.operation or record.path.rpartition("/")[2] for record in stash.requests)
         row = {
             "scenes": options.scenes,
             "frames": options.frames,
