@@ -69,6 +69,17 @@ def test_each_picture_gets_what_is_said_of_it_and_nothing_is_guessed(text: str, 
     assert read(text) == said
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"picture":1,"tags":["Dunk"]},"Dunk",{"picture":3,"tags":[]}]',
+        '[{"picture":1.5,"tags":["Dunk"]},{"picture":2,"tags":[]},{"picture":3,"tags":[]}]',
+    ],
+)
+def test_a_list_with_an_item_that_names_no_picture_is_not_read(text: str) -> None:
+    assert read(text) == [None, None, None]
+
+
 def test_a_picture_that_is_left_out_says_so() -> None:
     assert parse_several('{"1":[],"2":[]}', THREE)[2].detail == "the answer leaves this picture out"
 
