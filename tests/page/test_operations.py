@@ -178,6 +178,24 @@ def test_a_killed_run_is_listed_as_stopped_by_the_next(make_rig: MakeRig) -> Non
     assert "All answers until then are kept" in killed["summary"]
 
 
+@pytest.mark.parametrize(
+    "how", ["tags_per_question: 5\n", "frames_per_question: 3\n", "tags_per_question: 5\nframes_per_question: 2\n"]
+)
+def test_lanes_and_samples_however_the_questions_are_cut(make_rig: MakeRig, how: str) -> None:
+    one = make_rig()
+    one.use(one.vision())
+    one.settings["tag_list"] = "Basketball point, Turnover, Free throw, Fast break, Timeout, Break-away, Foul, Dunk"
+    (one.folder / "config" / "haven_vlm_config.yaml").write_text(how, encoding="utf-8")
+    scene = one.scene()
+    assert not one.run().error
+    reply = one.page("scene", id=str(scene))
+    shown = {(lane["tag"], s["start"], s["end"], s["state"]) for lane in reply["lanes"] for s in lane["spans"]}
+    assert shown == {(tag, start, end, "ours") for tag, start, end in one.spans(scene)}
+    assert len(reply["lanes"]) == 8 and len(shown) == len(PLAN.spans)
+    assert [(s["t"], s["state"]) for s in reply["samples"]] == [(t, "asked") for t in (*map(float, range(20)), 19.9)]
+    assert all(set(s["tags"]) == PLAN.at(round(s["t"] * 1000)) for s in reply["samples"])
+
+
 def test_a_preview_has_a_report_too(make_rig: MakeRig) -> None:
     one = make_rig()
     one.use(one.vision())
