@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from haven_vlm.media_access import OpenVideo
     from haven_vlm.ports import Analyzer
     from haven_vlm.reports import RunReport
+    from haven_vlm.settings import EndpointSettings
     from haven_vlm.task_context import TaskResult
 
 ReadEnvelope = Callable[[bytes], Envelope]
@@ -248,6 +249,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     from haven_media_handler import StashLibrary
     from haven_vlm.checking import with_servers_found
     from haven_vlm.endpoint import HttpEndpoint
+    from haven_vlm.endpoint_watch import EndpointWatch
     from haven_vlm.fetching import http_fetch
     from haven_vlm.files import JsonMemory
     from haven_vlm.image_engine import Moments
@@ -295,6 +297,15 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
         memory = JsonMemory(data_dir / "endpoints.json")
         endpoints = [await stack.enter_async_context(HttpEndpoint(e, memory=memory)) for e in settings.endpoints]
         pool = await stack.enter_async_context(Multiplexer(endpoints, settings, memory=memory, book=journal.spending))
+
+        async def endpoints_now() -> Sequence[EndpointSettings]:
+            page = await gateway.plugin_settings()
+            now = await asyncio.to_thread(
+                load_settings, plugin_dir=call.plugin_dir, config_dir=call.config_dir, page=page, arguments=arguments
+            )
+            return now.settings.endpoints
+
+        await stack.enter_async_context(EndpointWatch(endpoints_now, pool, loaded.settings.endpoints))
         writer = ProgressWriter(display.progress)
         progress = Progress(lambda pace: writer(pace.fraction, str(pace)))
 

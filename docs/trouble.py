@@ -69,7 +69,7 @@ A mistake is named with its key and the place it came from; all of them at once.
 * *outside the local network*: see [privacy](privacy.md); `allow_remote: true` on that endpoint if you want it.
 * *certificate*: a server of your own with a certificate of its own needs `verify_tls: false`.
 """,
-        "endpoint_transport endpoint_troubles privacy outage spending* budgets*",
+        "endpoint_transport endpoint_troubles endpoint_watch privacy outage spending* budgets*",
     ),
     Topic(
         "A model server answers, but not well",

@@ -134,6 +134,24 @@ class Multiplexer:
             work = Work.SCENES
         return Needs(local_only or self._stay_local, work)
 
+    def revise(self, endpoints: Sequence[EndpointSettings]) -> list[str]:
+        """Follow endpoints that were edited in mid-run, by their names; returns a sentence for each change.
+
+        Weights and `max_concurrent` hold at once, and one that is named no more gets no further question. An endpoint
+        that is new, or has another address, model or key, takes part in the next run. At least one stays.
+        """
+        wanted = {e.name: e for e in endpoints}
+        if not any(m.name in wanted for m in self._members):
+            return ["The endpoints in the settings are all new: they take part in the next run."]
+        told = []
+        for member in self._members:
+            new = wanted.pop(member.name, None)
+            if member.is_out != (new is None) or (new is not None and new != member.settings):
+                told.append(member.revise(new))
+        told += [f"“{name}” is new and takes part in the next run." for name in wanted]
+        self._changed()
+        return told
+
     def expect(self, lane: str, count: int) -> None:
         """See `VisionPool.expect`."""
         self._scheduler.expect(lane, count)

@@ -147,6 +147,28 @@ class Member:
         """Whether its role allows questions for this."""
         return kind is None or kind in self._serves
 
+    @property
+    def is_out(self) -> bool:
+        """The settings do not name it any more."""
+        return not self._serves
+
+    def revise(self, settings: EndpointSettings | None) -> str:
+        """Follow settings that were edited; None: it is named no more. Returns what changed, in a sentence."""
+        before, self.settings = self.settings, settings or self.settings
+        if settings is None:
+            self.never, self._serves = True, frozenset()
+            return f"“{self.name}” gets no more questions: it was taken out of the settings."
+        if self.is_out:
+            self.never, self._serves = False, SERVED[before.only_for]
+            return f"“{self.name}” takes part again."
+        self.weight = settings.weight
+        if settings.max_concurrent != before.max_concurrent:
+            self.concurrency = self._concurrency(None)
+        now = {"weight": settings.weight, "max_concurrent": settings.max_concurrent}
+        if settings.model_copy(update=now) != before.model_copy(update=now):
+            return f"“{self.name}”: weight and max_concurrent are taken over now, the other changes with the next run."
+        return f"“{self.name}” has weight {settings.weight:g} and max_concurrent {settings.max_concurrent} now."
+
     def takes(self, needs: Needs) -> bool:
         return self.serves(needs.kind) and (self.local or not needs.local_only)
 

@@ -33,8 +33,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "services",
-        """scheduling spending pool_member pool_statistics outage settling multiplexer applying undoing reviewing
-        report_book batch_writing marks""",
+        """endpoint_watch scheduling spending pool_member pool_statistics outage settling multiplexer applying undoing
+        reviewing report_book batch_writing marks""",
     ),
     (
         "engines",
