@@ -139,7 +139,9 @@ def run_with_deaths_of_stash(stash: StashApart, process: PluginProcess, dice: ra
     over = threading.Event()
 
     def trouble() -> None:
-        while not over.wait(dice.uniform(0.3, 4)):  # long enough for a run's start, which waits 20 s for Stash
+        wait_s = dice.uniform(0.2, 0.5)  # the first time before the quickest run can be over
+        while not over.wait(wait_s):
+            wait_s = dice.uniform(0.3, 4)  # long enough for a run's start, which waits 20 s for Stash
             stash.kill()
             over.wait(dice.uniform(0, 0.5))
             stash.start()

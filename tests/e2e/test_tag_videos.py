@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from demo.vision.faults import FaultKind, always, never
+from tests.e2e.kills import IN_FLIGHT
 from tests.e2e.rig import PLAN, ROOT, TAGS, MakeRig, Rig, wait_for_questions
 
 
@@ -277,7 +278,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(one: Rig) -> None:
     assert result.error is None
     for scene in scenes:
         one.assert_true(scene)
-    assert len(server.questions()) <= 3 * 21 + 2  # those in flight when it was killed
+    assert len(server.questions()) <= 3 * 21 + IN_FLIGHT  # those under way when it was killed
 
 
 def test_the_endpoints_going_away_in_mid_run_keeps_what_was_answered(one: Rig) -> None:
