@@ -172,11 +172,15 @@ class Reviewer:
         match correction.verdict:
             case Verdict.CONFIRMED if marker is None and correction.before is not None:
                 await self._write_ours(correction, correction.before)
+            case Verdict.CONFIRMED if marker is not None and self._settings.confirmed_marker_tag:
+                await self._gateway.tag_marker(marker.id, await self._status(self._settings.confirmed_marker_tag))
             case Verdict.REJECTED if marker is not None and is_ours:
                 await self._gateway.destroy_markers([marker.id])
             case Verdict.REJECTED if marker is not None:
                 marks = await ensure_marks(self._gateway, self._applier, await self._run(), self._settings)
                 await self._gateway.tag_marker(marker.id, marks.incorrect.id)
+                if self._settings.rejected_marker_tag:
+                    await self._gateway.tag_marker(marker.id, await self._status(self._settings.rejected_marker_tag))
                 return f"the marker is yours, so it stays; it is tagged “{marks.incorrect.name}”"
             case Verdict.MOVED if marker is not None and correction.after not in (None, _place(marker)):
                 assert correction.after is not None
@@ -226,6 +230,10 @@ class Reviewer:
             run_id, {name: spec.definition}, parent_id=marks.parent.id
         )
         return made[name].id
+
+    async def _status(self, name: str) -> str:
+        """Id of a status tag of another tool's; made when it is missing."""
+        return (await self._applier.ensure_tags(await self._run(), {name: ""}, parent_id=None))[name].id
 
     async def _run(self) -> int:
         if self._run_id is None:

@@ -366,6 +366,14 @@ class Settings(Section):
     errored_tag: str = Field("VLM_Errored", min_length=1, description="Marks media that cannot be read.")
     incorrect_tag: str = Field("VLM_Incorrect", min_length=1, description="Marks wrong results, set by you.")
     local_only_tag: str = Field("VLM_LocalOnly", min_length=1, description="Marks media that never leave.")
+    confirmed_marker_tag: str = Field(
+        "",
+        description="Put on markers that you confirm in a review, for other tools such as Stash Marker Studio: the "
+        "name of its status tag. The marker is yours from then on. Empty: none.",
+    )
+    rejected_marker_tag: str = Field(
+        "", description="Put, besides `incorrect_tag`, on markers of yours that you reject in a review. Empty: none."
+    )
 
     # files and patience
     path_mutation: Mapping[str, str] = Field(
@@ -462,6 +470,7 @@ class Settings(Section):
             self.incorrect_tag,
             self.local_only_tag,
             self.parent_tag,
+            *filter(None, (self.confirmed_marker_tag, self.rejected_marker_tag)),
         ]
         folded_marks = [m.casefold() for m in marks]
         problems += [

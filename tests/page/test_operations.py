@@ -124,6 +124,26 @@ def test_a_users_marker_is_never_removed(tagged: tuple[Rig, int]) -> None:
     assert "VLM_Incorrect" in marker["tags"]
 
 
+def test_reviewed_markers_carry_the_status_tags_of_other_tools(tagged: tuple[Rig, int]) -> None:
+    """Stash Marker Studio reads the status of a marker from a second tag, whose name is the user's choice."""
+    one, scene = tagged
+    names = {"confirmed_marker_tag": "Marker Status: Confirmed", "rejected_marker_tag": "Marker Status: Rejected"}
+    (one.folder / "config" / "haven_vlm_config.yaml").write_text(json.dumps(names), encoding="utf-8")
+    (span,) = lane(one, scene)["spans"]
+    for _ in range(2):  # saying it twice does no harm
+        assert decide(one, scene, "confirm", span) == {"done": 1, "messages": []}
+    (marker,) = [m for m in one.stash.markers(scene) if m["primary_tag"] == "Dunk"]
+    assert marker["tags"] == ["Marker Status: Confirmed"]
+    before = one.stash.markers(scene)
+    one.stash.tag_scene(scene, "VLM_TagMe")
+    assert not one.run().error
+    assert one.stash.markers(scene) == before, "what is confirmed stays as it is"
+    assert decide(one, scene, "add", {"start": 1, "end": 2})["done"] == 1
+    assert decide(one, scene, "reject", lane(one, scene)["spans"][0])["done"] == 1
+    (marker,) = [m for m in one.stash.markers(scene) if m["seconds"] == 1.0]
+    assert sorted(marker["tags"]) == ["Marker Status: Rejected", "VLM_Incorrect"]
+
+
 @pytest.mark.parametrize(
     ("op", "args", "sentence"),
     [
