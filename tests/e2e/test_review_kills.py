@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from demo.stash.faults import RequestRecord
 from haven_vlm.facts import Kind
 from haven_vlm.journal import Journal
 from tests.e2e import kills
@@ -97,11 +99,13 @@ def reviews(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Iterator[R
 
 def killed_at(one: Rig, args: dict[str, Any], mutation: str, nth: int, *, late: bool) -> bool:
     """Review and kill when the n-th such mutation arrives, or was carried out; False if there is none."""
-    seen = 0
+    seen, began = 0, time.time()
     process = one.start(None, args)
 
-    def kill(_: object) -> None:
+    def kill(request: RequestRecord) -> None:
         nonlocal seen
+        if request.at < began:
+            return  # of a review that was killed before: Stash still finishes what it was asked
         seen += 1
         if seen == nth:
             process.kill()  # what later processes ask for finds it past killing
