@@ -146,7 +146,7 @@ class Multiplexer:
         told = []
         for member in self._members:
             new = wanted.pop(member.name, None)
-            if member.is_out != (new is None) or (new is not None and new != member.settings):
+            if member.is_out != (new is None) or (new is not None and new != member.named):
                 told.append(member.revise(new))
         told += [f"“{name}” is new and takes part in the next run." for name in wanted]
         self._changed()

@@ -91,13 +91,15 @@ class Member:
     ) -> None:
         self.endpoint = endpoint
         self.settings = settings
+        self.named = settings
+        """As the settings name it now; what differs from `settings` waits for the next run."""
         self.name = settings.name
         self.weight = settings.weight
         self.tier = Tier.PRIMARY
         if settings.is_fallback:
             self.tier = Tier.WHEN_BUSY if settings.fallback_policy == "when_busy" else Tier.WHEN_DOWN
         self._serves = SERVED[settings.only_for]
-        self.never = settings.is_fallback and settings.fallback_policy == "never"
+        self.never = _is_never(settings)
         self.state: State = "unused"
         self.reason = ""
         self.fix = ""
@@ -154,17 +156,20 @@ class Member:
 
     def revise(self, settings: EndpointSettings | None) -> str:
         """Follow settings that were edited; None: it is named no more. Returns what changed, in a sentence."""
-        before, self.settings = self.settings, settings or self.settings
         if settings is None:
             self.never, self._serves = True, frozenset()
             return f"“{self.name}” gets no more questions: it was taken out of the settings."
         if self.is_out:
-            self.never, self._serves = False, SERVED[before.only_for]
+            self.never, self._serves = _is_never(self.settings), SERVED[self.settings.only_for]
             return f"“{self.name}” takes part again."
-        self.weight = settings.weight
-        if settings.max_concurrent != before.max_concurrent:
-            self.concurrency = self._concurrency(None)
+        before, self.named = self.named, settings
         now = {"weight": settings.weight, "max_concurrent": settings.max_concurrent}
+        has_other_places = settings.max_concurrent != self.settings.max_concurrent
+        # all else stays as the connection was made: address and role of what is learned and asked
+        self.settings = self.settings.model_copy(update=now)
+        self.weight = settings.weight
+        if has_other_places:
+            self.concurrency = self._concurrency(None)
         if settings.model_copy(update=now) != before.model_copy(update=now):
             return f"“{self.name}”: weight and max_concurrent are taken over now, the other changes with the next run."
         return f"“{self.name}” has weight {settings.weight:g} and max_concurrent {settings.max_concurrent} now."
@@ -478,3 +483,7 @@ class Member:
             again_s = max(self._next_look - self._clock(), self.rest.left_s, 0.0)
             return Condition("cooling down", sentences(self.reason, self.fix), again_s)
         return Condition(self.state, sentences(self.reason, self.fix) if self.state == "parked" else "", None)
+
+
+def _is_never(settings: EndpointSettings) -> bool:
+    return settings.is_fallback and settings.fallback_policy == "never"
