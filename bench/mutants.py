@@ -1,7 +1,8 @@
 """Small changes to a module's source, each of which a test should notice: enumerated, described, applied by number.
 
 One mutant is one change of one node: a comparison, an operator, a constant, a condition, a returned value, a statement
-with an effect. Annotations, docstrings, assertions and what is only said to the user are left alone.
+with an effect. Annotations, decorators, docstrings, assertions (`strict=True` of a `zip` is one) and what is only said
+to the user are left alone.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ _OPERATED: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
     ast.BitAnd: ast.BitOr,
 }
+_DECLARED = {"annotation", "returns", "type_params", "decorator_list"}
+"""Fields of nodes that say what something is, and not what it does."""
+
 _CALLED = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
@@ -132,7 +136,7 @@ def _changes(tree: ast.Module) -> Iterator[tuple[_Site, Change]]:
 
 def _sites(parent: ast.AST, scope: tuple[str, ...]) -> Iterator[_Site]:
     for field, value in ast.iter_fields(parent):
-        if field in {"annotation", "returns", "type_params", "keywords" if isinstance(parent, ast.ClassDef) else ""}:
+        if field in _DECLARED or (field == "keywords" and isinstance(parent, ast.ClassDef)):
             continue
         children = enumerate(value) if isinstance(value, list) else [(None, value)]
         for index, node in children:
@@ -152,7 +156,7 @@ def _left_alone(node: ast.AST) -> bool:
     match node:
         case ast.Assert() | ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return True
-        case ast.Expr(value=ast.Constant()):  # a docstring
+        case ast.Expr(value=ast.Constant()) | ast.keyword(arg="strict"):  # a docstring; of `zip`
             return True
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="log")))):
             return True

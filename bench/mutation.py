@@ -20,8 +20,9 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import _lru_cache_wrapper
 from pathlib import Path
 from random import Random
 from types import FunctionType, ModuleType
@@ -231,6 +232,14 @@ def _functions(namespace: Mapping[str, Any]) -> list[FunctionType]:
     return [f for f in functions if f.__code__.co_filename == file]
 
 
+def _forget(modules: Iterable[ModuleType]) -> None:
+    """Empty the caches of their functions: a remembered result would hide that a test needs the function."""
+    for module in modules:
+        for value in vars(module).values():
+            if isinstance(value, _lru_cache_wrapper):
+                value.cache_clear()
+
+
 def _what_tests_reach(session: pytest.Session, modules: Mapping[str, ModuleType]) -> Reached:
     """Run all tests once, in a copy of this process.
 
@@ -248,6 +257,7 @@ def _what_tests_reach(session: pytest.Session, modules: Mapping[str, ModuleType]
         failed: list[str] = []
         for item, following in zip(session.items, [*session.items[1:], None], strict=True):
             calls.clear()
+            _forget(modules.values())
             failures, began = session.testsfailed, time.monotonic()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.testsfailed > failures:

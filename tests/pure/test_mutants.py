@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,14 @@ SOURCE = '''"""Docstring 1."""
 LIMIT = 3
 
 
+@dataclass(frozen=True)
 class Counter:
     def add(self, n: int = 1) -> bool:
         """Docstring 2."""
         assert n > 0
         if n < LIMIT and not self.full:
             self.total += n
+            dict(zip(self.a, self.b, strict=True))
         return self.total >= LIMIT
 '''
 
@@ -35,6 +38,7 @@ CHANGES = [
     "n < LIMIT → n >= LIMIT",
     "not self.full → self.full",
     "self.total += n → self.total -= n",
+    "dict(zip(self.a, self.b, strict=True)) → pass",
     "return self.total >= LIMIT → return None",
     "self.total >= LIMIT → self.total > LIMIT",
     "self.total >= LIMIT → self.total < LIMIT",
@@ -71,6 +75,7 @@ def test_a_mutant_differs_in_its_change_alone(file: Path) -> None:
 def test_functions_tell_when_they_are_called(file: Path) -> None:
     told: list[str] = []
     names: dict[str, object] = {"told": told.append}
+    names["dataclass"] = dataclass
     exec(compile(marked(file, "told"), str(file), "exec"), names)
     counter = type("Full", (), {"full": True, "total": 5})()
     assert names["Counter"].add(counter) is True  # type: ignore[attr-defined]
