@@ -126,7 +126,7 @@ class BuiltInEngine:
             glimpses = await reader.survey() if self._needs_survey else None
             look.duration_ms = await _length(look.duration_ms, reader)
         sampler: Sampler = OnlyThese(known_times) if known_times else self._make_sampler(look.duration_ms, glimpses)
-        self._progress.done(job.lane, len(look.seen), how=Settled.KNOWN)
+        known: int | None = len(look.seen)
         async with asyncio.TaskGroup() as tasks:
             while True:
                 settled = look.settled
@@ -134,6 +134,9 @@ class BuiltInEngine:
                 planned, wish = await asyncio.to_thread(_evaluated, sampler, dict(look.seen))
                 look.coarse |= wish.coarse
                 self._progress.plan(job.lane, planned)
+                if known is not None:  # only after the plan: without one what is known would be all there is
+                    self._progress.done(job.lane, known, how=Settled.KNOWN)
+                    known = None
                 self._pool.expect(job.lane, max(0, planned - len(look.seen) - len(look.under_way)))
                 now = [t for t in wish.now if t not in look.seen and t not in look.under_way]
                 is_over = self._is_out_of_time(look)

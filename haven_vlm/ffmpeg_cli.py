@@ -19,6 +19,7 @@ from PIL import Image
 
 from haven_vlm.errors import MediaUnreadable
 from haven_vlm.facts import Frame, Glimpse, VideoInfo
+from haven_vlm.location import PLAYLISTS
 from haven_vlm.picture import Preparation, fitted, frame_from_image
 
 CALL_TIMEOUT_S = 60.0
@@ -94,7 +95,7 @@ class CliSource:
     def measure(self) -> int:
         """See `FrameSource.measure`."""
         wanted = ("-select_streams", "V:0", "-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0")
-        done = self._call("ffprobe", "-v", "error", *wanted, self._path)
+        done = self._call("ffprobe", "-v", "error", *_FILES_ONLY, *wanted, self._target)
         end_s = self._start_s
         for line in done.stdout.decode("ascii", "replace").splitlines():
             times = [_number(part) for part in line.split(",")[:2]]
@@ -141,6 +142,9 @@ class CliSource:
             width, height = int(stream["width"]), int(stream["height"])
         except (ValueError, KeyError, IndexError, TypeError):
             raise MediaUnreadable(f"“{self._path}” holds no video, neither for PyAV nor for ffmpeg.") from None
+        if not PLAYLISTS.isdisjoint(str(answer.get("format", {}).get("format_name", "")).split(",")):
+            # its pictures would be those of another file, one that perhaps must not be shown to anybody
+            raise MediaUnreadable(f"“{self._path}” is a playlist, not a video.")
         aspect = _ratio(str(stream.get("sample_aspect_ratio", "1:1")).replace(":", "/")) or Fraction(1)
         width = max(1, round(width * aspect))
         turns = [int(d["rotation"]) for d in stream.get("side_data_list", []) if "rotation" in d]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp"})
+"""FFmpeg's names of formats that hold no pictures themselves and lead to other files: never opened as a video."""
+
 
 @dataclass(frozen=True, slots=True)
 class Location:

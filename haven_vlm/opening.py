@@ -17,13 +17,12 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from haven_vlm.errors import MediaError, MediaUnreachable, MediaUnreadable
-from haven_vlm.location import Location
+from haven_vlm.location import PLAYLISTS, Location
 
 MAX_PIXELS = 16384 * 8192
 """Larger pictures are taken for damage: a few wrong bits in a header must not cost gigabytes."""
 
 _OF_STILLS = frozenset({"mjpeg", "png", "gif", "bmp", "webp", "tiff"})
-_PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp"})
 
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Titles in odd encodings must not keep us from a video; PyAV 19 has no such option and takes them all."""
@@ -49,7 +48,7 @@ def open_container(location: Location, timeout: tuple[float, float]) -> InputCon
     # as `options` they would go to each stream as well, and older PyAV crashes on streams that turn up late
     with _translated(location):
         container: InputContainer = av.open(target, container_options=options, timeout=timeout, **_LENIENT)
-    if container.format.name in _PLAYLISTS:
+    if container.format.name in PLAYLISTS:
         container.close()
         raise MediaUnreadable(f"{location.title} is a playlist, not a video.")
     return container

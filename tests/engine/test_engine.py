@@ -13,7 +13,8 @@ import pytest
 from haven_vlm.errors import MediaUnreadable, OutageError
 from haven_vlm.facts import Answer, Example, Frame, Glimpse, Kind, Outcome, Question, Sample, Term, VideoInfo, Wish
 from haven_vlm.pool_ports import PoolStatistics
-from haven_vlm.ports import AnswerKey, PartlyKnown, Settled, VideoJob
+from haven_vlm.ports import AnswerKey, PartlyKnown, ProgressSink, Settled, VideoJob
+from haven_vlm.progress import Pace, Progress
 from haven_vlm.prompts import EXAMPLES_MARK, build_prompt, build_several_prompt, with_examples
 from haven_vlm_engine import BuiltInEngine
 
@@ -209,7 +210,7 @@ def foul_at(*times: int) -> Callable[[Question], Answer]:
 def engine(
     pool: Pool,
     store: Store,
-    sink: Sink | None = None,
+    sink: ProgressSink | None = None,
     *,
     terms: Sequence[Term] = TERMS,
     needs_survey: bool = False,
@@ -274,6 +275,18 @@ async def test_an_interrupted_look_asks_only_what_is_missing() -> None:
     second = Pool(foul_at(3000))
     await engine(second, store).analyse(job(Reader()))
     assert set(second.times) == {*range(0, 10_000, 1000), 3500} - known
+
+
+async def test_the_bar_of_a_run_that_goes_on_begins_where_the_last_one_ended() -> None:
+    store, shown = Store(), list[Pace]()
+    await engine(Pool(foul_at(3000)), store).analyse(job(Reader()))
+    store.rows = dict(list(store.rows.items())[:5])
+    progress = Progress(shown.append)
+    progress.media(1)
+    await engine(Pool(foul_at(3000)), store, progress).analyse(job(Reader()))
+    assert [pace.done for pace in shown[:2]] == [0, 5]
+    assert shown[1].fraction < 1
+    assert shown[-1].fraction == 1
 
 
 async def test_new_terms_are_asked_about_at_known_moments_only() -> None:

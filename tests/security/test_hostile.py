@@ -23,11 +23,13 @@ from haven_vlm.files import write_atomically
 from haven_vlm.location import Location
 from haven_vlm.opening import open_container
 from haven_vlm.picture import Preparation
+from haven_vlm.reading import open_video
 from tests.e2e.conftest import clips as clips
 from tests.e2e.conftest import make_rig as make_rig
 from tests.e2e.conftest import one as one
 from tests.e2e.rig import Rig
 from tests.endpoint.test_transport import listener, read_request, send
+from tests.media import odd_files
 
 
 class _Recorder(BaseHTTPRequestHandler):
@@ -131,6 +133,27 @@ def test_nor_does_it_by_way_of_the_ffmpeg_program(tmp_path: Path, name: str) -> 
         with pytest.raises(MediaUnreadable):
             CliSource(str(file), Preparation())
         assert reached == []
+
+
+def test_a_playlist_of_files_of_this_machine_is_refused(tmp_path: Path) -> None:
+    odd_files.write(tmp_path / "private.ts", [0, 200, 400])
+    file = tmp_path / "match.m3u8"
+    file.write_text(PLAYLIST.format(url="private.ts"), encoding="utf-8")
+    with pytest.raises(MediaUnreadable, match="is a playlist"):
+        open_container(Location(str(file)), (5.0, 5.0))
+
+
+@pytest.mark.skipif(not ffmpeg_is_here(), reason="no ffmpeg on this machine")
+@pytest.mark.parametrize("name", ["match.mp4", "match.ffconcat"])
+def test_a_playlist_shows_no_picture_of_another_file(tmp_path: Path, name: str) -> None:
+    """The ffmpeg program reads what PyAV cannot, and by that way a text file would show the pictures of any video."""
+    odd_files.write(tmp_path / "private.mp4", [0, 200, 400])
+    file = tmp_path / name
+    file.write_text("ffconcat version 1.0\nfile private.mp4\n", encoding="utf-8")
+    with pytest.raises(MediaUnreadable, match="playlist"):
+        CliSource(str(file), Preparation())
+    with pytest.raises(MediaUnreadable):
+        open_video([Location(str(file))], Preparation())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows gives files the rights of their folder")
