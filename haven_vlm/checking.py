@@ -57,7 +57,7 @@ async def check_everything(
         items = tuple(CheckItem("found here", Verdict.NOTE, offered(f)) for f in found)
         sections += [CheckSection("endpoint", "Other model servers", "", items)] if items else []
     sections += await _stash(settings, gateway, stash_version, random or Random(), login_ages=login_ages)
-    sections.append(CheckSection("dependencies", "Python packages", "", tuple(_packages())))
+    sections.append(CheckSection("dependencies", "Python packages", "", tuple(await asyncio.to_thread(_packages))))
     sections.append(CheckSection("disk", "Disk", "", (await asyncio.to_thread(_disk, data_dir),)))
     sections.append(CheckSection("ledger", "Ledger", "", (await _ledger(journal),)))
     return sections

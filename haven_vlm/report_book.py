@@ -14,11 +14,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypeVar
 
 from haven_vlm.errors import HavenError
 from haven_vlm.facts import Kind, Span
 from haven_vlm.live import prune, small_jpeg
+from haven_vlm.own_thread import OwnThread
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import Analysis, FetchBytes, FrameReader
 from haven_vlm.report_html import Picture, page, pictures_section, scene_section
@@ -47,6 +48,7 @@ KEPT = 50
 KEPT_BYTES = 200 * 1024 * 1024
 
 SMALL = Preparation(max_side_px=160, jpeg_quality=60)
+T = TypeVar("T")
 OpenSmall = Callable[[Preparation], AbstractAsyncContextManager[FrameReader]]
 
 
@@ -70,6 +72,8 @@ class ReportBook:
         self._spool_file = folder / f".{name}.part"
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(WAITING)
         self._worker: asyncio.Task[None] | None = None
+        self._thread: OwnThread | None = None
+        """Makes and writes sections, in the order they come: neither a slow disk nor a long section holds up the loop."""
         self._spool: IO[str] | None = None
         self._picture_bytes = 0
         self._text_bytes = 0
@@ -77,23 +81,20 @@ class ReportBook:
         self._without_section = 0
 
     async def __aenter__(self) -> Self:
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open))
+        self._thread = OwnThread("report")
         try:
-            self._spool = await asyncio.shield(opening)
+            await self._do(self._open)
         except asyncio.CancelledError:
-            await asyncio.wait([opening])
-            if opening.exception() is None:
-                opening.result().close()
-                self._spool_file.unlink(missing_ok=True)
+            await self._leave()
             raise
         except OSError as exc:
             log.warning("No HTML report can be written to %s: %s", self.file.parent, exc)
         self._worker = asyncio.create_task(self._work(), name="report pictures")
         return self
 
-    def _open(self) -> IO[str]:
+    def _open(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        return self._spool_file.open("w+", encoding="utf-8", errors="backslashreplace", newline="\n")
+        self._spool = self._spool_file.open("w+", encoding="utf-8", errors="backslashreplace", newline="\n")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -101,10 +102,26 @@ class ReportBook:
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])
-        if self._spool is not None:
-            self._spool.close()
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Close and delete the spool, after whatever the thread has still to do."""
+        assert self._thread is not None
+        closing = asyncio.wrap_future(self._thread.submit(self._close))
+        self._thread.stop()
+        await asyncio.wait([closing])
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk: what was buffered cannot be written
+            if self._spool is not None:
+                self._spool.close()
         with contextlib.suppress(OSError):
             self._spool_file.unlink(missing_ok=True)
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        """Do something in the thread. It is done even if whoever waits is cancelled."""
+        assert self._thread is not None
+        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work)))
 
     # --- while the run goes on --------------------------------------------------------------------------------
 
@@ -156,27 +173,23 @@ class ReportBook:
         return found
 
     async def _put(self, one: _Waiting, pictures: Sequence[Picture]) -> None:
+        await self._do(lambda: self._write(one, pictures))
+
+    def _write(self, one: _Waiting, pictures: Sequence[Picture]) -> None:
         if self._text_bytes > MAX_TEXT_BYTES:
             self._without_section += 1
             return
-        report, analysis = one.report, one.analysis
-
-        def sections() -> tuple[str, int]:
-            def section(some: Sequence[Picture]) -> str:
-                samples = analysis.samples
-                return scene_section(report, duration_ms=analysis.duration_ms, samples=samples, pictures=some)
-
-            plain = section(())
-            return (section(pictures) if pictures else plain), len(plain)
-
-        section, size = await asyncio.to_thread(sections)  # thousands of spans take longer than the loop may be held up
         assert self._spool is not None
+        duration_ms, samples = one.analysis.duration_ms, one.analysis.samples
+        section = plain = scene_section(one.report, duration_ms=duration_ms, samples=samples)
+        if pictures:
+            section = scene_section(one.report, duration_ms=duration_ms, samples=samples, pictures=pictures)
         try:
-            self._spool.write(section)  # into a buffer, and from there into the system's
+            self._spool.write(section)
         except OSError as exc:
             self._without_section += 1
             log.debug("a section of the report cannot be written: %s", exc)
-        self._text_bytes += size
+        self._text_bytes += len(plain)
 
     # --- at its end -------------------------------------------------------------------------------------------
 
@@ -193,7 +206,7 @@ class ReportBook:
             await self._put(self._queue.get_nowait(), ())
         images = await self._images(report, gateway, fetch)
         try:
-            await asyncio.to_thread(self._assemble, report, images)
+            await self._do(lambda: self._assemble(report, images))
         except OSError as exc:
             log.warning("The HTML report could not be written: %s", exc)
             return None

@@ -38,7 +38,7 @@ class SettingsFile:
             parse: reads YAML; text and a name for messages.
             outline: tells where its keys stand.
         """
-        self.path = Path(os.path.realpath(file))  # a link stays one, and its target is written
+        self.path = file
         self._places = [file.with_name(PROPOSED), spare_dir / PROPOSED]
         self._parse = parse
         self._outline = outline
@@ -101,15 +101,16 @@ class SettingsFile:
             raise ConfigError(f"{self.path} cannot be written: {exc}. Nothing was changed.") from exc
 
     def _replace(self, text: str, now: datetime) -> Path | None:
-        if not self.path.exists():
-            write_atomically(self.path, text)
+        file = Path(os.path.realpath(self.path))  # a link stays one, and its target is written
+        if not file.exists():
+            write_atomically(file, text)
             return None
-        copy = self.path.with_name(f"{self.path.name}.{now:%Y%m%d-%H%M%S}.backup")
-        shutil.copy2(self.path, copy)
-        mode = self.path.stat().st_mode
-        bom = "\ufeff" if self.path.read_bytes().startswith(b"\xef\xbb\xbf") else ""
-        write_atomically(self.path, bom + text)
-        self.path.chmod(mode & 0o7777)
+        copy = file.with_name(f"{file.name}.{now:%Y%m%d-%H%M%S}.backup")
+        shutil.copy2(file, copy)
+        mode = file.stat().st_mode
+        bom = "\ufeff" if file.read_bytes().startswith(b"\xef\xbb\xbf") else ""
+        write_atomically(file, bom + text)
+        file.chmod(mode & 0o7777)
         return copy
 
     def _value(self, text: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -37,8 +38,9 @@ async def test_what_was_changed_in_the_proposal_is_applied_as_it_stands_there(tm
     said = await learning(tmp_path).apply_marker_settings()
     assert "Foul: max_gap 4s → 7s" in said and "Dunk: threshold 0.6 → 0.25" in said
     assert "threshold 0.5" not in said  # it is in effect already
-    loaded = load_settings(
-        plugin_dir=tmp_path, config_dir=None, page={"tag_list": "Foul, Dunk"}, arguments={}, environ={}
+    page = {"tag_list": "Foul, Dunk"}
+    loaded = await asyncio.to_thread(
+        load_settings, plugin_dir=tmp_path, config_dir=None, page=page, arguments={}, environ={}
     )
     foul, dunk = loaded.settings.tuned_tags
     assert (str(foul.max_gap), foul.threshold, dunk.threshold) == ("7s", None, 0.25)

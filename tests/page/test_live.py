@@ -67,19 +67,22 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.each: Callable[[], object] = lambda: None
+        self.each: Callable[[], bool] = lambda: False
+        """Called in a thread, as it reads files, after each wait; tells whether the test has seen enough."""
+        self.over = asyncio.Event()
 
     def __call__(self) -> float:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
-        self.each()
+        if await asyncio.to_thread(self.each):
+            self.over.set()
         await asyncio.sleep(0)
 
 
-def live(tmp_path: Path, clock: Clock, progress: Progress, **more: Any) -> LiveStatus:
-    folder = LiveFolder(tmp_path / "plugin", tmp_path / "data", clock=clock)
+async def live(tmp_path: Path, clock: Clock, progress: Progress, **more: Any) -> LiveStatus:
+    folder = await asyncio.to_thread(LiveFolder, tmp_path / "plugin", tmp_path / "data", clock=clock)
     return LiveStatus(
         folder, mode=more.pop("mode", "tag_videos"), run_id=7, started="2026-01-01T00:00:00+00:00", progress=progress,
         statistics=more.pop("statistics", statistics), endpoints=(), clock=clock, now=clock, sleep=clock.sleep,
@@ -94,9 +97,9 @@ def read(tmp_path: Path) -> dict[str, Any]:
 async def test_an_hour_of_a_run_leaves_files_of_the_size_of_a_minute(tmp_path: Path) -> None:
     clock, progress = Clock(), Progress(lambda _: None)
     progress.media(10_000)
-    picture, sizes, over = jpeg(64), [], asyncio.Event()
+    picture, sizes = jpeg(64), []
 
-    def work() -> None:
+    def work() -> bool:
         scene = f"scene {int(clock.now) // 20}"
         progress.begin(scene, f"{EVIL} {scene}")
         progress.plan(scene, 100)
@@ -107,12 +110,11 @@ async def test_an_hour_of_a_run_leaves_files_of_the_size_of_a_minute(tmp_path: P
             progress.close(scene)
         if int(clock.now) % 60 == 0:
             sizes.append(sum(f.stat().st_size for f in (tmp_path / "plugin/live").rglob("*") if f.is_file()))
-        if clock.now >= 1000 + 3600:
-            over.set()
+        return clock.now >= 1000 + 3600
 
     clock.each = work
-    async with live(tmp_path, clock, progress) as status:
-        await over.wait()
+    async with await live(tmp_path, clock, progress) as status:
+        await clock.over.wait()
         assert len(list((tmp_path / "plugin/live").iterdir())) <= 4
         assert read(tmp_path)["state"] == "running"
         looking = read(tmp_path)["looking_at"]
@@ -126,23 +128,22 @@ async def test_an_hour_of_a_run_leaves_files_of_the_size_of_a_minute(tmp_path: P
 
 
 async def test_the_state_lags_two_seconds_at_most(tmp_path: Path) -> None:
-    clock, progress, over, lags = Clock(), Progress(lambda _: None), asyncio.Event(), []
+    clock, progress, lags = Clock(), Progress(lambda _: None), []
 
-    def look() -> None:
+    def look() -> bool:
         lags.append(clock.now - read(tmp_path)["updated"] / 1000)
-        if len(lags) == 30:
-            over.set()
+        return len(lags) == 30
 
     clock.each = look
-    async with live(tmp_path, clock, progress):
-        await over.wait()
+    async with await live(tmp_path, clock, progress):
+        await clock.over.wait()
     assert max(lags) <= 2.0
 
 
 async def test_states_of_a_run(tmp_path: Path) -> None:
     clock, progress = Clock(), Progress(lambda _: None)
     pool = statistics()
-    status = live(tmp_path, clock, progress, statistics=lambda: pool)
+    status = await live(tmp_path, clock, progress, statistics=lambda: pool)
     assert status.snapshot().state is RunState.PREPARING
     progress.begin("scene 4", "Final")
     progress.done("scene 4", 3, how=Settled.KNOWN)
@@ -154,12 +155,13 @@ async def test_states_of_a_run(tmp_path: Path) -> None:
     assert found.media.current == (CurrentMedium("scene", "4", "Final", 6, 6),)
     pool = statistics(waiting_for="Desktop is down")
     assert (status.snapshot().state, status.snapshot().message) == (RunState.WAITING, "Desktop is down")
-    assert live(tmp_path, clock, progress, mode="undo").snapshot().state is RunState.RUNNING
+    undo = await live(tmp_path, clock, progress, mode="undo")
+    assert undo.snapshot().state is RunState.RUNNING
 
 
 async def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="broken"):
-        async with live(tmp_path, Clock(), Progress(lambda _: None)):
+        async with await live(tmp_path, Clock(), Progress(lambda _: None)):
             raise ValueError("broken <b>thing</b>")
     assert (read(tmp_path)["state"], read(tmp_path)["message"]) == ("failed", "broken <b>thing</b>")
 
