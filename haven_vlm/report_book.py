@@ -73,7 +73,7 @@ class ReportBook:
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(WAITING)
         self._worker: asyncio.Task[None] | None = None
         self._thread: OwnThread | None = None
-        """Makes and writes sections, in the order they come: neither a slow disk nor a long section holds up the loop."""
+        """Makes and writes sections in the order they come: no slow disk and no long section holds up the loop."""
         self._spool: IO[str] | None = None
         self._picture_bytes = 0
         self._text_bytes = 0

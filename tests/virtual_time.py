@@ -8,6 +8,7 @@ No sockets' timing, no threads: what waits for the world outside would wait for 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
@@ -70,9 +71,19 @@ def run(main: Coroutine[Any, Any, T], *, limit_s: float | None = 7 * 86400.0) ->
         TimeoutError: it takes longer than `limit_s`.
     """
 
+    waiting: list[asyncio.Task[Any] | None] = []
+
     async def bounded() -> T:
+        waiting.append(asyncio.current_task())
         async with asyncio.timeout(limit_s):
             return await main
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(bounded())
+        try:
+            return runner.run(bounded())
+        except Stalled:
+            for task in filter(None, waiting):  # told to end, or it would count as one that was forgotten
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    runner.get_loop().run_until_complete(task)
+            raise
