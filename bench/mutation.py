@@ -42,12 +42,13 @@ GROUPS = {
     "resilience": ("resilience", "concurrency", "outage"),
 }
 
-_PURE = ("tests/pure/test_timeline.py", "tests/pure/test_sampling.py", "tests/pure/test_sampling_adaptive.py")
+_TIMELINE = ("tests/pure/test_timeline.py", "tests/pure/test_spans.py")
+_SAMPLING = ("tests/pure/test_sampling.py", "tests/pure/test_sampling_adaptive.py")
 _POOL = ("policies", "resilience", "outages", "sharing", "roles", "cancelling", "hedging", "statistics")
 
 TESTS = {
-    "timeline": _PURE,
-    "sampling": _PURE,
+    "timeline": _TIMELINE,
+    "sampling": _SAMPLING,
     "parsing": ("tests/pure/test_prompts.py", "tests/pure/test_several.py"),
     "resilience": tuple(f"tests/multiplexer/test_{name}.py" for name in _POOL),
 }

@@ -141,17 +141,11 @@ class Moments:
         return Track(times, confidences, runs)
 
 
-def tracks(samples: Sequence[Sample], thresholds: Mapping[str, float]) -> dict[str, Track]:
-    """Take what analysed samples (ascending by time) say about each tag with its threshold."""
-    moments = Moments(samples)
-    return {tag: moments.track(tag, threshold) for tag, threshold in thresholds.items()}
-
-
 @lru_cache(maxsize=4096)
 def _read(confidence: float, threshold: float) -> tuple[bool, float]:
     """Whether a frame counts as having a tag (from the threshold on: that is a promise), and how much it weighs."""
     if confidence >= threshold and confidence > 0:
-        return True, 0.5 + 0.5 * (min(1.0, (confidence - threshold) / (1 - threshold)) if threshold < 1 else 1.0)
+        return True, 0.5 + 0.5 * ((confidence - threshold) / (1 - threshold) if threshold < 1 else 1.0)
     return False, 0.5 + 0.5 * ((threshold - confidence) / threshold if threshold > 0 else 1.0)
 
 
@@ -176,26 +170,27 @@ def decode(tracks: Mapping[str, Track], *, beside: Errors = NO_ERRORS) -> dict[s
     worse than the others has its own rates. `beside`: errors counted on other tags of the same medium, which are not
     to be decoded anew; they are shared, too.
     """
-    best, best_score = dict[str, list[bool]](), -math.inf
-    for start in STARTS:
-        noises = dict.fromkeys(tracks, start)
-        courses: dict[str, list[bool]] = {}
-        for _ in range(ROUNDS):
-            score, before = 0.0, courses
-            courses = {}
-            for tag, t in tracks.items():
-                course, chance = _course(t.runs, noises[tag])
-                score += chance - _drop_unproven(t.runs, course, noises[tag])
-                courses[tag] = course
-            if courses == before:
-                break
-            noises = _learned(tracks, courses, beside)
-        if score > best_score:
-            best, best_score = courses, score
+    courses, _ = max((_settled(tracks, start, beside) for start in STARTS), key=itemgetter(1))
     return {
         tag: [there for run, there in zip(tracks[tag].runs, course, strict=True) for _ in range(run.samples)]
-        for tag, course in best.items()
+        for tag, course in courses.items()
     }
+
+
+def _settled(tracks: Mapping[str, Track], start: Noise, beside: Errors) -> tuple[dict[str, list[bool]], float]:
+    """Courses over runs that agree with the errors they show, beginning with a guess of these; the chance of all."""
+    noises = dict.fromkeys(tracks, start)
+    courses: dict[str, list[bool]] = {}
+    chances: list[float] = []
+    for _ in range(ROUNDS):
+        before, courses, chances = courses, {}, []
+        for tag, track in tracks.items():
+            courses[tag], chance = _course(track.runs, noises[tag])
+            chances.append(chance - _drop_unproven(track.runs, courses[tag], noises[tag]))
+        if courses == before:
+            break
+        noises = learned({tag: _errors(track.runs, courses[tag]) for tag, track in tracks.items()}, beside)
+    return courses, sum(chances)
 
 
 def _course(runs: Sequence[Run], noise: Noise) -> tuple[list[bool], float]:
@@ -238,14 +233,14 @@ def _drop_unproven(runs: Sequence[Run], course: list[bool], noise: Noise) -> flo
         gain += entry.come - entry.stay_away if first else math.log(SHARE) - math.log1p(-SHARE)
         if until < last:
             gain += runs[until + 1].entry.go - runs[until + 1].entry.stay_away
-        whole = first == 0 and until == last  # of a clip that is short itself, nothing more can be asked
-        if not whole and gain < _proof(runs[until].until_ms - runs[first].from_ms):
+        whole = until - first == last  # of a clip that is short itself, nothing more can be asked
+        if not whole and gain < proof(runs[until].until_ms - runs[first].from_ms):
             course[first : until + 1] = [False] * (until + 1 - first)
             cost += gain
     return cost
 
 
-def _proof(length_ms: int) -> float:
+def proof(length_ms: int) -> float:
     """How much likelier than not a stretch of this length must be, in nats."""
     return SHORT_PROOF * min(1.0, max(0.0, (LONG_MS - length_ms) / (LONG_MS - SHORT_MS)))
 
@@ -264,26 +259,26 @@ def _stretches(course: Sequence[bool]) -> list[tuple[int, int]]:
 
 def errors(track: Track, course: Sequence[bool]) -> Errors:
     """What a course, as `decode` gives it, says about the model's errors."""
-    starts = accumulate((run.samples for run in track.runs[:-1]), initial=0)
-    return _errors(track.runs, [course[at] for at in starts])
+    starts = accumulate((run.samples for run in track.runs), initial=0)
+    return _errors(track.runs, [course[at] for at, _ in zip(starts, track.runs, strict=False)])
 
 
-def _learned(
-    tracks: Mapping[str, Track], courses: Mapping[str, Sequence[bool]], beside: Errors = NO_ERRORS
-) -> dict[str, Noise]:
-    counts = {tag: _errors(tracks[tag].runs, courses[tag]) for tag in tracks}
-    alarms, absent, misses, present = (sum((c[i] for c in counts.values()), beside[i]) for i in range(4))
-    # a little doubt that many frames wash away: one false alarm in a hundred frames, one miss in sixty
+def learned(counts: Mapping[str, Errors], beside: Errors = NO_ERRORS) -> dict[str, Noise]:
+    """How often a model errs about each tag, as far as errors counted on all tags of a medium tell.
+
+    A little doubt that many frames wash away comes first: one false alarm in a hundred frames, one miss in sixty. A
+    tag's own rates count once it has been seen often enough to have any: as many frames (thirty) as that doubt has.
+    """
+    alarms, absent, misses, present = (sum(column) for column in zip(*counts.values(), beside, strict=True))
     alarm, miss = (alarms + 1) / (absent + 100), (misses + 0.5) / (present + 30)
 
-    def noise(a: int, n_absent: int, m: int, n_present: int) -> Noise:
-        # a tag's own rates count once it has been seen often enough to have any
+    def noise(own_alarms: int, own_absent: int, own_misses: int, own_present: int) -> Noise:
         return Noise(
-            min(MOST_ERROR, max(LEAST_ERROR, (a + 100 * alarm) / (n_absent + 100))),
-            min(MOST_ERROR, max(LEAST_ERROR, (m + 30 * miss) / (n_present + 30))),
+            min(MOST_ERROR, max(LEAST_ERROR, (own_alarms + 100 * alarm) / (own_absent + 100))),
+            min(MOST_ERROR, max(LEAST_ERROR, (own_misses + 30 * miss) / (own_present + 30))),
         )
 
-    return {tag: noise(*c) for tag, c in counts.items()}
+    return {tag: noise(*own) for tag, own in counts.items()}
 
 
 def _errors(runs: Sequence[Run], course: Sequence[bool]) -> Errors:
@@ -317,9 +312,8 @@ def stretches(t: Track, course: Sequence[bool], duration_ms: int, *, reach_ms: i
         else:
             end = duration_ms if duration_ms - times[-1] <= reach_ms else times[-1] + reach_ms // 2
         inside = t.confidences[first : until + 1]
-        start, end = max(0, min(start, duration_ms)), max(0, min(end, duration_ms))
-        if start < end:
-            found.append((start, end, (sum(inside) + 0.5) / (len(inside) + 1)))
+        if start < duration_ms:
+            found.append((start, min(end, duration_ms), (sum(inside) + 0.5) / (len(inside) + 1)))
     return found
 
 
@@ -339,15 +333,9 @@ def merge(spans: Iterable[Span], gap_ms: int) -> list[Span]:
 
 def without(span: Span, others: Iterable[Span]) -> list[Span]:
     """What is left of a span when the parts covered by others are cut out, ascending."""
-    left: list[Span] = []
-    at = span.start_ms
-    for other in merge(others, 0):
-        if other.end_ms <= at or other.start_ms >= span.end_ms:
-            continue
-        if other.start_ms > at:
-            left.append(replace(span, start_ms=at, end_ms=other.start_ms))
-        at = max(at, other.end_ms)
-    return [*left, replace(span, start_ms=at)] if at < span.end_ms else left
+    covered = [edge for cut in within(merge(others, 0), [span]) for edge in (cut.start_ms, cut.end_ms)]
+    edges = [span.start_ms, *covered, span.end_ms]
+    return [replace(span, start_ms=a, end_ms=b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
 
 def within(spans: Iterable[Span], others: Sequence[Span]) -> list[Span]:

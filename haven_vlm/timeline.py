@@ -2,8 +2,8 @@
 
     samples ─ decode per tag ─ join across short gaps ─ exclusive groups, implications ─ shortest lengths ─ Findings
 
-Each rule of the settings has one place: `threshold` in `spans.tracks`, `max_gap` in the joining, `exclusive_groups` and
-`implications` on the joined spans, `min_marker_duration` on what is left, `required_duration` on its total.
+Each rule of the settings has one place: `threshold` in `spans.Moments`, `max_gap` in the joining, `exclusive_groups`
+and `implications` on the joined spans, `min_marker_duration` on what is left, `required_duration` on its total.
 """
 
 from __future__ import annotations
@@ -142,8 +142,6 @@ class Reading:
 
     def joined(self, rules: Rules) -> dict[str, list[Span]]:
         """The spans of each tag, before they meet those of others."""
-        if self._duration_ms <= 0:
-            return {}
         read, courses = self.decoded(rules)
         gaps = {tag: rules.tags[tag].max_gap_ms for tag in courses}
         return {tag: merge(self.stretches(tag, read[tag], c, gaps[tag]), gaps[tag]) for tag, c in courses.items()}
@@ -179,7 +177,7 @@ def related(by_tag: Mapping[str, list[Span]], rules: Rules) -> dict[str, list[Sp
             by_tag[tag] = [
                 piece
                 for span in by_tag[tag]
-                for piece in without(span, [r for c, r in rivals if r.tag != tag and c > _claim(span, rank)])
+                for piece in without(span, [r for c, r in rivals if c > _claim(span, rank)])  # its own are elsewhere
             ]
     for tag, others in implied.items():
         for other in others:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from haven_vlm.facts import Outcome, Sample, Span
 from haven_vlm.sampling import make_sampler
 from haven_vlm.spans import merge, within, without
-from haven_vlm.timeline import Findings, Rules, conclude, spans
+from haven_vlm.timeline import Findings, Rules, TagRule, TagTotal, conclude, judged, related, spans
 from tests.pure.looking import TAGS, failed, moody, right, run, sample, seen, settings
 
 DURATION = 60_000
@@ -167,6 +167,10 @@ def test_a_tags_own_settings_win() -> None:
     assert (rules.tags["Dunk"].required_ms, rules.tags["Foul"].required_ms) == (9000, 3000)
 
 
+def test_a_clip_shorter_than_the_required_time_can_have_tags() -> None:
+    assert Rules.of(settings(required_duration=3), 500).tags["Dunk"].required_ms == 500
+
+
 def test_a_setting_of_zero_of_a_tag_is_a_setting() -> None:
     own = [{"name": "Dunk", "threshold": 0, "max_gap": 0}]
     rules = Rules.of(settings(tag_list=own), 10_000)
@@ -194,6 +198,99 @@ def test_what_a_tag_implies_holds_whenever_it_does() -> None:
         ("Foul", 9_000, 31_000),
         ("Timeout", 9_000, 31_000),
     ]
+
+
+def for_each(
+    *, marker_ms: int = 0, required_ms: int = 0, groups: tuple[tuple[str, ...], ...] = (), **implied: tuple[str, ...]
+) -> Rules:
+    """The same for each tag."""
+    return Rules(dict.fromkeys(TAGS, TagRule(0.5, 0, marker_ms, required_ms)), groups, implied)
+
+
+def test_lengths_count_from_exactly_their_minimum_on() -> None:
+    short, long = Span("Dunk", 1000, 3000, 0.4), Span("Dunk", 9000, 12_000, 0.8)
+    other = Span("Foul", 500, 5499, 0.9)
+    found = [short, other, long]
+    assert judged(found, for_each(marker_ms=3000, required_ms=5000)) == Findings(
+        {"Dunk": TagTotal(5000, 0.8)}, (other, long)
+    )
+    assert judged(found, for_each(marker_ms=3001, required_ms=5001)) == Findings({}, (other,))
+    assert judged(found, for_each()).tags == {"Dunk": TagTotal(5000, 0.8), "Foul": TagTotal(4999, 0.9)}
+    assert judged([long, short], for_each()).tags["Dunk"].confidence == 0.8
+
+
+@pytest.mark.parametrize(
+    ("times", "start"),
+    [
+        ((4000, 6000, 8000, 10_000, 12_000), 3000),  # usually 2 s apart: four seconds are too far
+        ((4000, 6000, 8000, 10_000, 14_000), 0),  # every fourth time 4 s
+        ((4000, 6000, 8000, 10_000, 12_000, 16_000), 3000),  # every fifth time
+        ((4000, 8000, 12_000, 12_500, 13_000), 0),  # what a search for ends asks for is not what is usual
+    ],
+)
+def test_the_ends_of_a_medium_are_reached_from_the_distance_that_is_usual(times: tuple[int, ...], start: int) -> None:
+    """Less than three quarters of the moments are closer; the tag is there from the first one on."""
+    answers = seen(*(sample(t, "Dunk") for t in times))
+    assert found(answers, max_gap=0, min_marker_duration=0)[0][1] == start
+
+
+def test_an_end_of_a_medium_that_a_gap_would_hide_is_reached() -> None:
+    answers = seen(*(sample(t, "Dunk") for t in range(4000, 30_000, 1000)))
+    assert found(answers, max_gap=4)[0][1] == 0
+    assert found(answers, max_gap=3.9)[0][1] == 2050
+
+
+def test_in_an_exclusive_group_the_longer_of_equally_sure_ones_wins_and_then_the_one_named_first() -> None:
+    late = {"Dunk": [Span("Dunk", 0, 5000, 0.7)], "Foul": [Span("Foul", 3000, 7000, 0.7)]}
+    assert related(late, for_each(groups=(("Foul", "Dunk"),))) == {
+        "Dunk": [Span("Dunk", 0, 5000, 0.7)],
+        "Foul": [Span("Foul", 5000, 7000, 0.7)],
+    }
+    equal = {"Dunk": [Span("Dunk", 0, 4000, 0.7)], "Foul": [Span("Foul", 3000, 7000, 0.7)]}
+    assert related(equal, for_each(groups=(("Foul", "Dunk"),)))["Dunk"] == [Span("Dunk", 0, 3000, 0.7)]
+    assert related(equal, for_each(groups=(("Dunk", "Foul"),)))["Foul"] == [Span("Foul", 4000, 7000, 0.7)]
+
+
+def test_a_tag_that_loses_everywhere_is_not_there_at_all() -> None:
+    both = {"Dunk": [Span("Dunk", 1000, 5000, 0.7)], "Foul": [Span("Foul", 0, 7000, 0.9)]}
+    assert related(both, for_each(groups=(("Dunk", "Foul"),))) == {"Foul": [Span("Foul", 0, 7000, 0.9)]}
+
+
+def test_the_surer_span_of_a_tag_costs_its_others_nothing() -> None:
+    spans_of = {"Dunk": [Span("Dunk", 0, 5000, 0.9), Span("Dunk", 9000, 12_000, 0.3)]}
+    assert related(spans_of, for_each(groups=(("Dunk", "Foul"),))) == spans_of
+
+
+def test_what_is_implied_takes_the_very_times_of_what_implies_it() -> None:
+    pauses = {
+        "Dunk": [Span("Dunk", 0, 5000, 0.9), Span("Dunk", 5001, 8000, 0.6)],
+        "Foul": [Span("Foul", 8001, 9000, 1)],
+    }
+    implied = related(pauses, for_each(Dunk=("Foul",)))["Foul"]
+    assert [(s.tag, s.start_ms, s.end_ms, s.confidence) for s in implied] == [
+        ("Foul", 0, 5000, 0.9),
+        ("Foul", 5001, 8000, 0.6),
+        ("Foul", 8001, 9000, 1),
+    ]
+
+
+def test_implications_hold_through_tags_that_no_answer_names() -> None:
+    """Dunk means Foul and Foul means Timeout, so Dunk means Timeout; nobody needs to name Foul."""
+    dunk = {"Dunk": [Span("Dunk", 0, 5000, 0.9)]}
+    for chain in ({"Dunk": ("Foul",), "Foul": ("Timeout",)}, {"Foul": ("Timeout",), "Dunk": ("Foul",)}):
+        assert {*related(dunk, for_each(**chain))} == {*TAGS}
+
+
+def test_a_tag_goes_where_something_that_it_implies_has_lost() -> None:
+    three = {
+        "Dunk": [Span("Dunk", 0, 10_000, 0.6)],
+        "Timeout": [Span("Timeout", 4000, 6000, 0.9)],
+    }
+    assert related(three, for_each(groups=(("Foul", "Timeout"),), Dunk=("Foul",))) == {
+        "Dunk": [Span("Dunk", 0, 4000, 0.6), Span("Dunk", 6000, 10_000, 0.6)],
+        "Foul": [Span("Foul", 0, 4000, 0.6), Span("Foul", 6000, 10_000, 0.6)],
+        "Timeout": [Span("Timeout", 4000, 6000, 0.9)],
+    }
 
 
 @runs(deadline=None)
