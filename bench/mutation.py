@@ -43,7 +43,7 @@ GROUPS = {
 }
 
 _TIMELINE = ("tests/pure/test_timeline.py", "tests/pure/test_spans.py")
-_SAMPLING = ("tests/pure/test_sampling.py", "tests/pure/test_sampling_adaptive.py")
+_SAMPLING = tuple(f"tests/pure/test_{name}.py" for name in ("sampling", "sampling_adaptive", "probing", "shots"))
 _POOL = ("policies", "resilience", "outages", "sharing", "roles", "cancelling", "hedging", "statistics")
 
 TESTS = {

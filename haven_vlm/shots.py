@@ -81,4 +81,4 @@ def _is_still(alike: Sequence[bool]) -> bool:
 def _rhythm(looks: Sequence[Glimpse]) -> int:
     """The distance of keyframes when nothing calls for one: nearly the longest there is, but for stray long ones."""
     distances = sorted(b.at_ms - a.at_ms for a, b in pairwise(looks))
-    return distances[min(len(distances) - 1, len(distances) * 19 // 20)] if distances else 0
+    return distances[len(distances) * 19 // 20] if distances else 0

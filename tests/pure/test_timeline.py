@@ -311,6 +311,7 @@ def test_exclusive_groups_and_implications_hold_at_every_moment(answers: dict[in
 def test_implications_in_a_circle_come_to_an_end() -> None:
     answers = scan(("Dunk", 10_000, 20_000))
     assert len(found(answers, implications={"Dunk": ["Foul"], "Foul": ["Dunk"]})) == 2
+    assert len(found(answers, implications={"Dunk": ["Foul"], "Foul": ["Timeout"], "Timeout": ["Foul"]})) == 3
 
 
 # --- noise ---
