@@ -277,8 +277,8 @@ def test_what_is_implied_takes_the_very_times_of_what_implies_it() -> None:
 def test_implications_hold_through_tags_that_no_answer_names() -> None:
     """Dunk means Foul and Foul means Timeout, so Dunk means Timeout; nobody needs to name Foul."""
     dunk = {"Dunk": [Span("Dunk", 0, 5000, 0.9)]}
-    for chain in ({"Dunk": ("Foul",), "Foul": ("Timeout",)}, {"Foul": ("Timeout",), "Dunk": ("Foul",)}):
-        assert {*related(dunk, for_each(**chain))} == {*TAGS}
+    for chain in (for_each(Dunk=("Foul",), Foul=("Timeout",)), for_each(Foul=("Timeout",), Dunk=("Foul",))):
+        assert {*related(dunk, chain)} == {*TAGS}
 
 
 def test_a_tag_goes_where_something_that_it_implies_has_lost() -> None:
