@@ -77,6 +77,9 @@ class Model:
             chance += weight * math.log(wrong if named != there else 1 - wrong)
         return chance
 
+    def likeliest(self, noise: Noise) -> tuple[bool, ...]:
+        return max(self.courses(), key=lambda course: self.chance(course, noise))
+
     def proven(self, course: tuple[bool, ...], noise: Noise) -> tuple[bool, ...]:
         """Without the stretches that are not likelier enough than the same course without them."""
         times = [s.at_ms for s in self.samples]
@@ -125,8 +128,7 @@ def decoded_slowly(models: Mapping[str, Model], beside: Errors) -> dict[str, lis
         noises = dict.fromkeys(models, start)
         courses: dict[str, tuple[bool, ...]] = {}
         for _ in range(4):
-            best = {t: max(m.courses(), key=lambda c, m=m, t=t: m.chance(c, noises[t])) for t, m in models.items()}
-            courses = {t: m.proven(best[t], noises[t]) for t, m in models.items()}
+            courses = {t: m.proven(m.likeliest(noises[t]), noises[t]) for t, m in models.items()}
             total = sum(m.chance(courses[t], noises[t]) for t, m in models.items())
             noises = rates({t: m.errors(courses[t]) for t, m in models.items()}, beside)
         results.append((total, courses))
