@@ -83,11 +83,9 @@ def _vision_servers() -> Iterator[list[str]]:
     from demo.court import seen_in
     from demo.vision_server import VisionServer
 
-    with (
-        VisionServer(see=seen_in, slots=4, latency_s=0.15).in_thread() as fast,
-        VisionServer(see=seen_in, slots=1, latency_s=0.4).in_thread() as slow,
-    ):
-        yield [fast.base_url, slow.base_url]
+    with ExitStack() as stack:  # one `with` of several lines is what an old Python cannot even read
+        servers = [VisionServer(see=seen_in, slots=n, latency_s=s).in_thread() for n, s in ((4, 0.15), (1, 0.4))]
+        yield [stack.enter_context(server).base_url for server in servers]
 
 
 def _show(*, verbose: bool) -> Callable[[LogLine], None]:

@@ -41,22 +41,35 @@ def _ensure() -> Path:
     stamp = ENVIRONMENT / "ready"
     if python.exists() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
+    steps = _steps(python)
     print(f"Setting up {ENVIRONMENT} (once; some 100 MB of packages, a minute or two) …", file=sys.stderr, flush=True)  # noqa: T201
-    # Debian's Python comes without ensurepip: then the environment borrows the pip outside
-    own_pip = importlib.util.find_spec("ensurepip") is not None
-    steps = [
-        [sys.executable, "-m", "venv", "--clear", *([] if own_pip else ["--without-pip"]), str(ENVIRONMENT)],
-        [
-            *([str(python), "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(python)]),
-            *("install", "--quiet", "--disable-pip-version-check", "-r", str(ROOT / "requirements-dev.txt")),
-        ],
-    ]
     for step in steps:
         done = subprocess.run(step, check=False)
         if done.returncode:
             raise SystemExit(f"The environment could not be set up; this command failed: {' '.join(step)}")
     stamp.write_text(wanted, encoding="utf-8")
     return python
+
+
+def _steps(python: Path) -> list[list[str]]:
+    """The commands that make the environment whose interpreter will be `python`.
+
+    Raises:
+        SystemExit: this Python can install nothing; says what to do.
+    """
+    install = ["install", "--quiet", "--disable-pip-version-check", "-r", str(ROOT / "requirements-dev.txt")]
+    venv = [sys.executable, "-m", "venv", "--clear"]
+    if importlib.util.find_spec("ensurepip"):
+        return [[*venv, str(ENVIRONMENT)], [str(python), "-m", "pip", *install]]
+    if importlib.util.find_spec("pip"):  # then the environment borrows the pip outside
+        return [
+            [*venv, "--without-pip", str(ENVIRONMENT)],
+            [sys.executable, "-m", "pip", "--python", str(python), *install],
+        ]
+    raise SystemExit(
+        f"This Python ({sys.executable}) came without pip, so packages cannot be fetched. Install it (Debian and "
+        "Ubuntu: sudo apt install python3-venv, Alpine: apk add py3-pip) and start this command again."
+    )
 
 
 def _fingerprint() -> str:

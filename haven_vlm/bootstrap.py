@@ -101,9 +101,10 @@ def ensure_dependencies(
     homes = [plugin_dir / ".python", *([spare_dir / "python"] if spare_dir else [])]
     folder_name = _folder_name(requirements)
     if not distrust_installed:
-        # first, because it was made for a reason: what else is importable was missing, too old or broken
+        # first, because it was made for a reason: what else is importable was missing, too old or broken; a person
+        # who was told to fill it by hand leaves no note of being complete there
         for home in homes:
-            if _complete(home / folder_name):
+            if _complete(home / folder_name) or _holds(home / folder_name, requirements):
                 _use([home / folder_name])
                 if not missing(requirements):
                     with contextlib.suppress(OSError):
@@ -116,7 +117,7 @@ def ensure_dependencies(
             return "installed by PythonDepManager"
         if _ask_manager(requirements) and not missing(requirements):
             return "installed by PythonDepManager"
-    problem = ""
+    problem = target = ""
     for home in homes:
         # a folder that says it is complete and still lacks something was damaged: it is filled anew
         try:
@@ -128,6 +129,8 @@ def ensure_dependencies(
             continue
         except _PipFailed as exc:
             problem = str(exc)
+            # Debian, Ubuntu and Alpine let nobody install beside their own packages, but into a folder
+            target = f'--target "{home / folder_name}" '
             break
         _use([folder])
         if not missing(requirements):
@@ -137,7 +140,7 @@ def ensure_dependencies(
     raise DependencyError(
         f"Python packages are missing ({names}) and could not be installed"
         f"{f' ({problem})' if problem else ''}. Install them for {python} by hand: "
-        f"{python} -m pip install {specs}"
+        f"{python} -m pip install {target}{specs}"
     )
 
 
@@ -195,6 +198,11 @@ def _managed_folders(base: Path, requirements: Iterable[Requirement]) -> list[Pa
         if candidates:
             chosen.append(max(candidates, key=lambda pair: pair[0])[1])
     return chosen
+
+
+def _holds(folder: Path, requirements: Iterable[Requirement]) -> bool:
+    """Whether all of them lie in one folder; what is half there must not hide what is whole elsewhere."""
+    return folder.is_dir() and all(r.admits(_version_in(folder, r.pip_name) or "") for r in requirements)
 
 
 def _version_in(folder: Path, pip_name: str) -> str | None:
@@ -319,11 +327,20 @@ def _pip(python: str) -> list[str]:
     """How pip is started: the one that is installed, else the one that comes with Python, straight from its wheel."""
     # -P: Python would import from the working directory, and that is whatever Stash was started in
     if python == sys.executable and importlib.util.find_spec("pip") is None:
-        with contextlib.suppress(ImportError):
-            bundled = Path(importlib.import_module("ensurepip").__file__ or "").parent / "_bundled"
-            for wheel in sorted(bundled.glob("pip-*.whl")):
+        for folder in _wheel_folders():
+            for wheel in sorted(folder.glob("pip-*.whl")):
                 return [python, "-P", str(wheel / "pip")]
     return [python, "-P", "-m", "pip"]
+
+
+def _wheel_folders() -> list[Path]:
+    """Where a Python keeps pip's wheel for new environments; Debian and Fedora have a folder of their own for it."""
+    folders = []
+    with contextlib.suppress(ImportError):
+        folders.append(Path(importlib.import_module("ensurepip").__file__ or "").parent / "_bundled")
+    if shared := sysconfig.get_config_var("WHEEL_PKG_DIR"):
+        folders.append(Path(shared))
+    return folders
 
 
 _ELSEWHERE = (
@@ -352,7 +369,10 @@ _UNREACHABLE = re.compile(
 def reason(stderr: str) -> str:
     """What pip's complaints come to, in one line and without any address."""
     if "No module named pip" in stderr:
-        return "pip is not installed for this Python"
+        return (
+            "pip is not installed for this Python: install it (Debian and Ubuntu: apt install python3-pip, Alpine: "
+            "apk add py3-pip) and start the task again"
+        )
     if _UNREACHABLE.search(stderr):
         return "the package registry cannot be reached: is this machine online, and does it need HTTPS_PROXY?"
     if "No space left on device" in stderr:

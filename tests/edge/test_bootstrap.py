@@ -9,10 +9,12 @@ import importlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -133,9 +135,45 @@ def test_a_failure_is_one_sentence_with_the_reason_and_the_command(plugin: Path,
         ensure_dependencies(plugin, requirements=[HOOPS])
     text = str(caught.value)
     assert "No matching distribution found for hoops-package" in text
-    assert f'{sys.executable} -m pip install "hoops-package>=2.1"' in text
+    folder = plugin / ".python" / bootstrap._folder_name([HOOPS])
+    assert f'{sys.executable} -m pip install --target "{folder}" "hoops-package>=2.1"' in text
     assert "\n" not in text
     assert not [p for p in plugin.glob(".python/*") if p.is_dir()]
+
+
+def test_the_command_a_person_is_told_does_it(plugin: Path, pip: Pip) -> None:
+    """Debian, Ubuntu and Alpine refuse a plain `pip install`: packages of their own must not be mixed with others."""
+    pip.behave("fails")
+    with pytest.raises(DependencyError, match="by hand: ") as caught:
+        ensure_dependencies(plugin, requirements=[HOOPS])
+    command = str(caught.value).partition("by hand: ")[2].removeprefix(sys.executable)
+    folder = Path(command.split('"')[1])
+    folder.mkdir()
+    pip.behave("works")
+    subprocess.run([sys.executable, *shlex.split(command.replace("\\", "/"))], check=True)
+    assert ensure_dependencies(plugin, requirements=[HOOPS]) == f"private folder {folder}"
+    assert pip.calls == 2  # the one that failed, and the person's
+
+
+def test_with_no_folder_to_write_to_the_command_names_none(plugin: Path, pip: Pip) -> None:
+    (plugin / ".python").touch()
+    with pytest.raises(DependencyError) as caught:
+        ensure_dependencies(plugin, requirements=[HOOPS])
+    assert '-m pip install "hoops-package' in str(caught.value) and "--target" not in str(caught.value)
+
+
+def test_a_half_filled_folder_hides_nothing(plugin: Path, pip: Pip) -> None:
+    """Somebody interrupts the command by hand, and installs the packages of the system instead."""
+    half = plugin / ".python" / bootstrap._folder_name([HOOPS])
+    half.mkdir(parents=True)
+    (half / "hoopsmod.py").touch()
+    whole = plugin.parent / "whole"
+    whole.mkdir()
+    bootstrap._run_pip(sys.executable, whole, [HOOPS])
+    sys.path.append(str(whole))
+    assert ensure_dependencies(plugin, requirements=[HOOPS]) == "already installed"
+    spec = importlib.util.find_spec("hoopsmod")
+    assert spec and spec.origin and Path(spec.origin).parent == whole
 
 
 def test_an_interrupted_install_is_repaired(plugin: Path, pip: Pip) -> None:
@@ -400,3 +438,16 @@ def test_pip_comes_with_python_when_it_is_not_installed(monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     line = bootstrap._pip(sys.executable)
     assert line[0] == sys.executable and line[-1].endswith(os.path.join("pip-25.0-py3-none-any.whl", "pip"))
+
+
+def test_debian_keeps_the_pip_of_new_environments_in_a_folder_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """There `ensurepip` has no `_bundled`, and may not be there at all."""
+    wheels = tmp_path / "python-wheels"
+    wheels.mkdir()
+    (wheels / "pip-26.2-py3-none-any.whl").touch()
+    monkeypatch.setitem(sys.modules, "ensurepip", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sysconfig, "get_config_var", {"WHEEL_PKG_DIR": str(wheels)}.get)
+    assert bootstrap._pip(sys.executable)[-1] == str(wheels / "pip-26.2-py3-none-any.whl" / "pip")
