@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,10 +114,13 @@ PAGES = {"settings.md": settings_page, "trouble.md": trouble_page}
 
 def main(arguments: list[str]) -> int:
     """Write the pages, or with `--check` say which are out of date."""
+    parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    options = parser.parse_args(arguments)
     stale = []
     for name, make in PAGES.items():
         file, text = DOCS / name, make()
-        if "--check" not in arguments:
+        if not options.check:
             file.write_text(text, encoding="utf-8", newline="\n")
         elif not file.is_file() or file.read_text(encoding="utf-8") != text:
             stale.append(name)

@@ -149,10 +149,9 @@ def _opened(path: str, stamp: tuple[int, int]) -> _Archive:
 
 def _normal(name: str) -> str:
     """A name as Stash (Go's archive/zip) would show it: slashes, no way up, composed letters."""
-    clean = posixpath.normpath(name.split("\0", 1)[0].replace("\\", "/"))
-    while clean.startswith(("/", "../")):
-        clean = clean.removeprefix("../").lstrip("/")
-    return unicodedata.normalize("NFC", clean)
+    # from the root nothing leads up any more
+    clean = posixpath.normpath("/" + name.split("\0", 1)[0].replace("\\", "/"))
+    return unicodedata.normalize("NFC", clean.lstrip("/"))
 
 
 def _find(archive: _Archive, entry: str, size_bytes: int, fingerprints: Mapping[str, str]) -> zipfile.ZipInfo | None:

@@ -83,6 +83,15 @@ def test_every_sentence_of_the_code_stands_in_the_page_of_troubles() -> None:
     assert page.count("\n- ") > 300
 
 
+def test_asking_for_help_writes_no_page() -> None:
+    """Else the test of the commands would bring up to date what the test of the sentences looks at."""
+    page = ROOT / "docs" / "trouble.md"
+    before = page.stat().st_mtime_ns
+    line = [sys.executable, "-m", "docs.generate", "--help"]
+    told = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "--check" in told and page.stat().st_mtime_ns == before
+
+
 def test_texts_are_read_from_code_as_the_user_sees_them(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text(
