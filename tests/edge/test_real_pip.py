@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -103,6 +105,28 @@ def test_a_file_called_pip_where_stash_was_started_is_not_run(
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     ensure_dependencies(tmp_path / "plugin", requirements=[HOOPS])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_package_that_would_have_to_be_built_is_not_and_its_code_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    files = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "hostile"\nbackend-path = ["."]\n',
+        "hostile.py": f"open({str(ran)!r}, 'w').close()\n",
+        "PKG-INFO": "Metadata-Version: 2.1\nName: hoops-package\nVersion: 2.2\n",
+    }
+    (tmp_path / "sources").mkdir()
+    with tarfile.open(tmp_path / "sources" / "hoops_package-2.2.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"hoops_package-2.2/{name}")
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "sources"))
+    with pytest.raises(DependencyError, match="No matching distribution"):
+        ensure_dependencies(tmp_path / "plugin", requirements=[HOOPS])
+    assert not ran.exists()
 
 
 class _Proxy(BaseHTTPRequestHandler):
