@@ -43,7 +43,9 @@ GROUPS = {
 }
 
 _TIMELINE = ("tests/pure/test_timeline.py", "tests/pure/test_spans.py")
-_SAMPLING = tuple(f"tests/pure/test_{name}.py" for name in ("sampling", "sampling_adaptive", "probing", "shots"))
+_SAMPLING = tuple(
+    f"tests/pure/test_{name}.py" for name in ("sampling", "sampling_adaptive", "refinement", "probing", "shots")
+)
 _POOL = ("policies", "resilience", "outages", "sharing", "roles", "cancelling", "hedging", "statistics")
 
 TESTS = {
