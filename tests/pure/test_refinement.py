@@ -438,9 +438,9 @@ ONSET = [{18_000: (4, 12_000)}, {15_000: (5, 6000)}, {13_500: (6, 3000)}, {14_25
 """What a Dunk from 14.3 s on takes, with anchors every twelve seconds."""
 
 
-def on_the_way(foul: tuple[tuple[int, int], ...], **options: int) -> list[Round]:
+def on_the_way(foul: tuple[tuple[int, int], ...], *, gap_ms: int = 0) -> list[Round]:
     """What a Foul costs in addition, of which the search for that Dunk's start comes to know."""
-    told = asked(search(FAR, **options), right({"Dunk": ((14_300, EVER),), "Foul": foul}))
+    told = asked(search(FAR, gap_ms=gap_ms), right({"Dunk": ((14_300, EVER),), "Foul": foul}))
     assert told[:5] == ONSET
     return told[5:]
 
