@@ -43,10 +43,14 @@ def findings(root: Path, names: Iterable[str]) -> list[str]:
 
 def main() -> int:
     """Scan; returns 1 when there is something to look at."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    except OSError as exc:
+        print(f"secret scan: NOT CHECKED: git cannot be run: {exc}")
+        return 0
     names = [name for name in listed.stdout.decode().split("\0") if name]
     if not names:
-        print("secret scan: git lists no files here; not checked")
+        print(f"secret scan: NOT CHECKED: git lists no files here. {listed.stderr.decode(errors='replace').strip()}")
         return 0
     found = findings(ROOT, names)
     print("\n".join(found) or f"secret scan: nothing in {len(names)} files")

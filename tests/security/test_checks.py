@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from release import audit
+from release import audit, secret_scan
 from release.audit import product_packages, read
 from release.secret_scan import findings
 from tests.__main__ import CHECKS
@@ -78,6 +78,23 @@ def test_without_a_network_the_audit_says_so_and_passes(
     assert audit.main(arguments) == code
     text = capsys.readouterr().out
     assert said in text and "somewhere" not in text
+
+
+@pytest.mark.parametrize("git", ["missing", "refuses"])
+def test_without_git_the_secret_scan_says_that_it_did_not_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], git: str
+) -> None:
+    """A zip of the project on a machine without git, and a container in which the checkout is another user's."""
+
+    def run(line: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        if git == "missing":
+            raise FileNotFoundError(2, "No such file or directory", "git")
+        return subprocess.CompletedProcess(line, 128, b"", b"fatal: detected dubious ownership\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert secret_scan.main() == 0
+    said = capsys.readouterr().out
+    assert "NOT CHECKED" in said and ("'git'" if git == "missing" else "dubious ownership") in said
 
 
 def test_the_checks_include_them_and_the_workflow_is_strict() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -186,9 +185,8 @@ def start_process(db: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
     return process, json.loads(process.stdout.readline())["url"]
 
 
-def stop_process(process: subprocess.Popen[str], number: int) -> None:
-    process.send_signal(number)
-    process.wait(10)
+def reap(process: subprocess.Popen[str]) -> None:
+    process.wait(60)
     assert process.stdout
     process.stdout.close()
 
@@ -204,12 +202,14 @@ def test_a_killed_server_comes_back_with_its_library_its_settings_and_its_cookie
     requests.post(f"{url}/graphql", json=made, headers=cookie, timeout=10).raise_for_status()
     saved = {"query": 'mutation { configurePlugin(plugin_id: "p", input: {a: 1}) }'}
     requests.post(f"{url}/graphql", json=saved, headers={"ApiKey": "key"}, timeout=10).raise_for_status()
-    stop_process(process, signal.SIGKILL)
+    process.kill()
+    reap(process)
     port = url.rpartition(":")[2]
     process, again = start_process(db, *credentials[:-2], "--port", port)
     assert again == url
     body = {"query": "{ findTags { tags { name } } configuration { plugins general { apiKey } } }"}
     shown = requests.post(f"{url}/graphql", json=body, headers=cookie, timeout=10).json()["data"]
-    stop_process(process, signal.SIGTERM)
+    process.terminate()
+    reap(process)
     assert shown["findTags"]["tags"] == [{"name": "Court"}]
     assert shown["configuration"] == {"plugins": {"p": {"a": 1}}, "general": {"apiKey": "key"}}
