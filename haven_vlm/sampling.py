@@ -81,7 +81,7 @@ class PolicySampler:
             return len(seen)
         more = len(progress.wanted) + progress.ahead
         if self._search.beyond_anchors:
-            unsettled = max(0, len(self._search.anchors) - 1 - progress.settled)
+            unsettled = len(self._search.anchors) - 1 - progress.settled
             rate = (progress.extra + EXPECTED_EXTRA * 20) / (progress.settled + 20)
             more += round(rate * unsettled)
         if self._max_questions is not None:
@@ -105,7 +105,7 @@ def make_sampler(settings: Settings, duration_ms: int, survey: tuple[Glimpse, ..
         survey: its keyframes, for `adaptive`; without them `adaptive` looks as `refine` does.
     """
     interval = max(1, settings.video_frame_interval.ms(duration_ms))
-    tolerance = max(1, settings.boundary_tolerance.ms(duration_ms))
+    tolerance = settings.boundary_tolerance.ms(duration_ms)
     most, refined = settings.max_questions_per_scene, settings.sampling != "fixed"
     cuts: tuple[int, ...] = ()
     if settings.sampling == "adaptive" and survey:
@@ -177,10 +177,7 @@ def _shot_anchors(
     return [a for a in anchors if a.at_ms <= last]
 
 
-def _thinned(anchors: Sequence[Anchor], most: int) -> Sequence[Anchor]:
+def _thinned(anchors: Sequence[Anchor], most: int) -> list[Anchor]:
     """Evenly chosen anchors, first and last among them, at most so many."""
-    if len(anchors) <= most:
-        return anchors
-    if most == 1:
-        return anchors[:1]
-    return [anchors[i * (len(anchors) - 1) // (most - 1)] for i in range(most)]
+    count = min(most, len(anchors))
+    return [anchors[i * (len(anchors) - 1) // max(1, count - 1)] for i in range(count)]

@@ -78,3 +78,20 @@ def run(
         for at_ms in now:
             found[at_ms] = answer(at_ms)
     raise AssertionError("the sampler never comes to an end")
+
+
+def looks(sampler: Sampler) -> list[tuple[int, list[int], list[int]]]:
+    """Each fixed moment, what is asked instead if it fails, and what if a tag is seen there and nowhere else."""
+    scan = sampler.wish({}).now
+
+    def beyond(answer: Answer) -> list[int]:
+        return [t for t in run(sampler, answer) if t not in scan]
+
+    return [
+        (
+            at_ms,
+            beyond(lambda t, at_ms=at_ms: failed(t) if t == at_ms else sample(t)),  # type: ignore[misc]
+            beyond(lambda t, at_ms=at_ms: sample(t, *(TAGS[:1] if t == at_ms else ()))),  # type: ignore[misc]
+        )
+        for at_ms in scan
+    ]

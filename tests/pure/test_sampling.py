@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from haven_vlm.facts import Outcome, Sample
 from haven_vlm.sampling import make_sampler
-from tests.pure.looking import TAGS, Truth, failed, moody, right, run, sample, settings
+from tests.pure.looking import TAGS, Answer, Truth, failed, looks, moody, right, run, sample, seen, settings
 
 POLICIES = ("fixed", "refine", "adaptive")
 
@@ -56,8 +56,68 @@ def test_a_scan_of_two_seconds_over_ten_minutes_takes_301_questions() -> None:
 
 
 def test_absurd_lengths_are_scanned_with_a_bound() -> None:
-    sampler = make_sampler(settings(video_frame_interval=0.1), 10**12)
-    assert len(sampler.wish({}).now) <= 50_000
+    times = make_sampler(settings(video_frame_interval=0.1), 10**12).wish({}).now
+    assert len(times) == 50_000
+    assert (times[0], times[-1]) == (0, 10**12 - 100)
+    assert len(make_sampler(settings(video_frame_interval=0.1), 4_999_900).wish({}).now) == 49_999
+
+
+@pytest.mark.parametrize(
+    ("duration_ms", "times"),
+    [
+        (0, (0,)),
+        (100, (0,)),
+        (101, (0, 1)),
+        (2000, (0, 1900)),
+        (2599, (0, 2499)),  # two moments closer than a quarter of the interval do the work of one
+        (2600, (0, 2000, 2500)),
+        (4100, (0, 2000, 4000)),
+        (4599, (0, 2000, 4499)),
+        (4600, (0, 2000, 4000, 4500)),
+    ],
+)
+def test_every_two_seconds_and_a_tenth_of_a_second_before_the_end(duration_ms: int, times: tuple[int, ...]) -> None:
+    assert make_sampler(settings(), duration_ms).wish({}).now == times
+
+
+def test_shares_of_tiny_clips_are_at_least_a_millisecond() -> None:
+    assert make_sampler(settings(video_frame_interval="1%"), 105).wish({}).now == (0, 1, 2, 3, 4, 5)
+    assert run(
+        make_sampler(settings(video_frame_interval="2%"), 106), lambda t: failed(t) if t == 2 else sample(t)
+    ).keys() == {*(0, 2, 3, 4, 6)}
+
+
+# --- beside the moments that are always looked at ---
+
+
+def test_substitutes_and_votes_lie_beside_each_moment_and_inside_the_medium() -> None:
+    assert looks(make_sampler(settings(), 6400)) == [
+        (0, [400], [400]),
+        (2000, [2400], [2400, 1600]),
+        (4000, [4400], [4400, 3600]),
+        (6300, [5900], [5900]),
+    ]
+
+
+def test_votes_are_no_further_away_than_the_tolerance() -> None:
+    assert looks(make_sampler(settings(boundary_tolerance=0.1), 4100)) == [
+        (0, [400], [100]),
+        (2000, [2400], [2100, 1900]),
+        (4000, [3600], [3900]),
+    ]
+
+
+def test_substitutes_are_no_further_away_than_a_quarter_of_the_interval() -> None:
+    assert looks(make_sampler(settings(video_frame_interval=1, boundary_tolerance=0.2), 2100)) == [
+        (0, [250], [200]),
+        (1000, [1250], [1200, 800]),
+        (2000, [1750], [1800]),
+    ]
+
+
+def test_a_substitute_that_is_looked_at_anyway_costs_nothing() -> None:
+    fine = make_sampler(settings(video_frame_interval=0.4, boundary_tolerance=0.05), 600)
+    assert [(at_ms, instead) for at_ms, instead, _ in looks(fine)] == [(0, [100]), (400, []), (500, [])]
 
 
 def test_an_interval_may_be_a_share_of_the_length() -> None:
@@ -119,6 +179,33 @@ def test_a_bound_of_questions_is_kept(seed: int, policy: str, most: int, fails: 
     assert sum(s.outcome is not Outcome.UNDECODABLE for s in found.values()) <= most
 
 
+@pytest.mark.parametrize(("most", "coarse"), [(1, 1), (2, 2), (3, 2), (4, 3), (20, 15), (28, 21), (42, 31), (99, 31)])
+def test_three_quarters_of_few_questions_go_to_the_scan(most: int, coarse: int) -> None:
+    assert len(make_sampler(settings(max_questions_per_scene=most), 60_000).wish({}).now) == coarse
+    assert len(make_sampler(settings(max_questions_per_scene=most, sampling="fixed"), 60_000).wish({}).now) == min(
+        most, 31
+    )
+
+
+def test_few_fixed_moments_are_spread_evenly() -> None:
+    def times(most: int) -> tuple[int, ...]:
+        return make_sampler(settings(sampling="fixed", max_questions_per_scene=most), 60_000).wish({}).now
+
+    assert times(1) == (0,)
+    assert times(2) == (0, 59_900)
+    assert times(3) == (0, 30_000, 59_900)
+    assert times(4) == (0, 20_000, 40_000, 59_900)
+    assert times(30) == (*range(0, 58_000, 2000), 59_900)
+    assert times(31) == (*range(0, 59_000, 2000), 59_900)
+
+
+def test_the_last_questions_settle_most() -> None:
+    """Four ends are searched, at the last of them two tags change: with one question left, it is asked there."""
+    truth = {"Dunk": ((3000, 7000), (11_000, 15_000)), "Foul": ((15_000, 30_000),)}
+    found = run(make_sampler(settings(max_questions_per_scene=16, max_gap=0), 20_100), right(truth))
+    assert sorted(t for t in found if t % 2000) == [3000, 7000, 11_000, 14_500, 15_000]
+
+
 def test_few_questions_are_spread_over_the_whole_and_spent_on_ends_at_last() -> None:
     truth = {"Dunk": ((30_000, 90_000),)}
     found = run(make_sampler(settings(max_questions_per_scene=20), 600_000), right(truth))
@@ -127,6 +214,30 @@ def test_few_questions_are_spread_over_the_whole_and_spent_on_ends_at_last() -> 
     gaps = [b - a for a, b in pairwise(sorted(found))]
     assert max(gaps) < 60_000
     assert min(gaps) < 10_000
+
+
+def test_what_will_probably_be_asked() -> None:
+    """The scan and a quarter as much for ends; later, as much for each stretch as so far."""
+    sampler, answer = make_sampler(settings(), 600_000), right({"Dunk": ((0, 61_300),)})
+    assert sampler.planned({}) == 301 + 75
+    half = {t: answer(t) for t in range(0, 300_000, 2000)}
+    # 151 are missing; 1 of 3 halvings is wanted, 2 follow; 149 stretches are settled at the cost of one
+    assert sampler.planned(half) == 150 + 151 + 1 + 1 + round((1 + 5) / (149 + 20) * 151)
+    assert make_sampler(settings(sampling="fixed"), 600_000).planned({}) == 301
+    bounded = make_sampler(settings(max_questions_per_scene=20), 600_000)
+    assert bounded.planned({}) == 15 + round(0.25 * 14)
+    flickering = seen(*(sample(t, *["Dunk"][i % 2 :]) for i, t in enumerate(bounded.wish({}).now)))
+    assert bounded.planned(flickering) == 20
+    assert len(bounded.wish(flickering).now) == 5
+
+
+def test_undecodable_moments_and_inherited_answers_are_not_counted() -> None:
+    sampler = make_sampler(settings(max_questions_per_scene=12), 20_100)
+    free = seen(failed(0, Outcome.UNDECODABLE), sample(2000, inherited_from_ms=0), failed(4000), sample(6000))
+    foreign = seen(*(sample(t) for t in range(1, 40, 2)))
+    assert sampler.planned(free) == 4 + 12 - 2
+    assert sampler.planned(free | foreign) == 24
+    assert sampler.wish(foreign).now == ()
 
 
 def test_inherited_answers_cost_nothing_of_a_bound() -> None:
@@ -264,6 +375,19 @@ def test_answers_to_other_moments_neither_disturb_nor_count() -> None:
     sampler, answer = make_sampler(settings(), 60_000), right({"Dunk": ((11_000, 33_000),)})
     foreign = [sample(t, "Dunk") for t in (111, 5555, 47_113)]
     assert run(sampler, answer, known=foreign).keys() == run(sampler, answer).keys() | {s.at_ms for s in foreign}
+
+
+def test_a_tags_own_threshold_and_gap_decide_what_is_a_boundary() -> None:
+    own = [{"name": "Dunk", "threshold": 0.8, "max_gap": 0}, "Foul"]
+    wanted = settings(tag_list=own, threshold=0.5, max_gap=4)
+
+    def beyond(answer: Answer) -> list[int]:
+        return sorted(t for t in run(make_sampler(wanted, 40_100), answer) if t % 2000)
+
+    assert beyond(lambda t: sample(t, *(["Dunk"] if t > 21_000 else []), confidence=0.6)) == []
+    assert beyond(lambda t: sample(t, *(["Foul"] if t > 21_000 else []), confidence=0.6)) == [21_000, 21_500]
+    assert beyond(right({"Foul": ((0, 19_500), (20_500, 41_000))})) == []
+    assert beyond(right({"Dunk": ((0, 19_500), (20_500, 41_000))})) == [19_000, 19_500, 20_400, 21_200]
 
 
 def test_unknown_names_are_no_boundary() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from haven_vlm.facts import Glimpse
 from haven_vlm.sampling import make_sampler
 from haven_vlm.shots import find_shots
-from tests.pure.looking import right, run, settings
+from tests.pure.looking import looks, right, run, settings
 
 
 def view(number: int, noise: int = 0) -> bytes:
@@ -73,6 +73,88 @@ def test_each_shot_gets_a_look_and_long_ones_a_few() -> None:
         assert any(start <= t < end for t in now)
     assert len(now) < 20
     assert max(b - a for a, b in pairwise(now)) <= 16_000
+
+
+def test_looks_lie_behind_cuts_and_evenly_within_long_shots() -> None:
+    """A shot with one look is asked about at its other end, one with several beside each look and never before it."""
+    starts = (0, 13_000, 19_000, 21_000, 75_000)
+    assert looks(make_sampler(settings(sampling="adaptive"), 105_000, keyframes(*starts))) == [
+        (0, [400], [12_800, 400]),
+        (13_200, [13_600], [18_800, 13_600]),
+        (19_200, [19_600], [20_800, 19_600]),
+        (21_200, [21_600], [21_600, 22_000]),
+        (34_650, [35_050], [35_050, 34_250]),
+        (48_100, [48_500], [48_500, 47_700]),
+        (61_550, [61_950], [61_950, 61_150]),
+        (75_200, [75_600], [75_600, 76_000]),
+        (90_100, [90_500], [90_500, 89_700]),
+        (104_900, [104_500], [104_500]),
+    ]
+
+
+def test_a_fine_tolerance_brings_all_closer() -> None:
+    wanted = settings(sampling="adaptive", boundary_tolerance=0.1)
+    assert looks(make_sampler(wanted, 43_000, keyframes(0, 13_000)))[:4] == [
+        (0, [400], [12_950, 100]),
+        (13_050, [13_450], [13_150, 13_250]),
+        (28_025, [28_425], [28_125, 27_925]),
+        (42_900, [42_500], [42_800]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("interval", "times"),
+    [
+        (1, [0, 6500, 13_200, 20_650, 28_100, 35_550, 42_900]),  # at most eight intervals apart
+        (2, [0, 13_200, 28_100, 42_900]),  # and at most 16 s
+        (20, [0, 13_200, 28_100, 42_900]),
+        (40, [0, 13_200, 42_900]),
+    ],
+)
+def test_within_a_shot_looks_are_eight_intervals_apart(interval: float, times: list[int]) -> None:
+    wanted = settings(sampling="adaptive", video_frame_interval=interval)
+    now = make_sampler(wanted, 43_000, keyframes(0, 13_000)).wish({}).now
+    assert [*now] == times
+
+
+@pytest.mark.parametrize(
+    ("interval", "shot_ms", "looked_at"),
+    [(2, 1199, False), (2, 1200, True), (8, 1199, False), (8, 1200, True), (1.6, 999, False), (1.6, 1000, True)],
+)
+def test_flashes_get_no_look(interval: float, shot_ms: int, looked_at: bool) -> None:
+    """Less than a second, or than half an interval, behind the margin at its start."""
+    survey = keyframes(0, 2000, 2000 + shot_ms)
+    now = (
+        make_sampler(settings(sampling="adaptive", video_frame_interval=interval), 32_000 + shot_ms, survey)
+        .wish({})
+        .now
+    )
+    assert (2200 in now) == looked_at
+    assert 2200 + shot_ms in now
+
+
+def test_of_a_flash_at_the_start_the_first_frame_is_looked_at() -> None:
+    now = make_sampler(settings(sampling="adaptive"), 30_300, keyframes(0, 300)).wish({}).now
+    assert now == (0, 500, 15_400, 30_200)
+
+
+@pytest.mark.parametrize(("duration_ms", "times"), [(599, [0]), (600, [0, 500]), (601, [0, 501])])
+def test_an_end_next_to_a_look_gets_none_of_its_own(duration_ms: int, times: list[int]) -> None:
+    survey = (Glimpse(0, view(0)),)
+    assert [*make_sampler(settings(sampling="adaptive"), duration_ms, survey).wish({}).now] == times
+
+
+def test_nothing_is_looked_at_behind_the_last_moment() -> None:
+    """A shot of a quarter of a second at the very end: behind its margin there is no frame to count on."""
+    wanted = settings(sampling="adaptive", video_frame_interval=0.1)
+    now = make_sampler(wanted, 13_260, keyframes(0, 13_000)[:3]).wish({}).now
+    assert max(now) <= 13_160
+
+
+def test_keyframes_change_nothing_for_other_policies() -> None:
+    for policy in ("fixed", "refine"):
+        plain = make_sampler(settings(sampling=policy), 75_000)
+        assert make_sampler(settings(sampling=policy), 75_000, keyframes(0, 13_000, 45_000)).wish({}) == plain.wish({})
 
 
 def test_ends_at_cuts_are_found_with_one_more_look_each_and_to_the_frame() -> None:
