@@ -58,7 +58,8 @@ def write(
     """Encode one frame for each time. `start_ms` is added to all times in the container only."""
     quick = {"libx264": {"preset": "veryfast", "sc_threshold": "0"}, "libx265": {"preset": "ultrafast"}}.get(codec, {})
     if codec == "libx265":
-        quick = {**quick, "x265-params": "log-level=none:keyint=" + str(gop)}
+        # a clip shorter than its delay for B frames gets decoding times out of uninitialised memory
+        quick = {**quick, "x265-params": f"log-level=none:keyint={gop}" + ":bframes=0" * (len(times_ms) < 8)}
     with av.open(str(path), "w", container_options=dict(container or {})) as output:
         stream = output.add_stream(codec, rate=rate, options={**quick, **(options or {})})
         assert isinstance(stream, VideoStream)

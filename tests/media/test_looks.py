@@ -172,7 +172,7 @@ def test_hdr_is_shown_as_an_ordinary_screen_would(tmp_path: Path) -> None:
         pix_fmt="yuv420p10le",
         prepare=hdr,
         dress=grey,
-        options={"x265-params": "log-level=none:colorprim=9:transfer=16:colormatrix=9"},
+        options={"x265-params": "log-level=none:bframes=0:colorprim=9:transfer=16:colormatrix=9"},
     )
     image = first(path)
     bright, middle = pixel(image, 0.25, 0.5), pixel(image, 0.75, 0.5)
