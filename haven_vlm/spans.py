@@ -109,10 +109,10 @@ class Moments:
         """`samples`: analysed ones, ascending by time."""
         self._samples = samples
         self._times = [s.at_ms for s in samples]
-        self._turns = [_turns(0), *(_turns(b - a) for a, b in pairwise(self._times))]
+        self._turns = [_turns(LEAST_GAP_MS), *(_turns(b - a) for a, b in pairwise(self._times))]
         self._away = list(accumulate(t.stay_away for t in self._turns))
         self._there = list(accumulate(t.stay for t in self._turns))
-        self._own = list(accumulate((s.inherited_from_ms is None for s in samples), initial=0))
+        self._own = [s.inherited_from_ms is None for s in samples]
 
     def track(self, tag: str, threshold: float) -> Track:
         """What they say about a tag with this threshold."""
@@ -129,7 +129,7 @@ class Moments:
                     samples=len(weights),
                     named=named,
                     weight=sum(weights),
-                    own=self._own[last + 1] - self._own[first],
+                    own=sum(self._own[first : last + 1]),
                     entry=self._turns[first],
                     stay_away=self._away[last] - self._away[first],
                     stay=self._there[last] - self._there[first],
@@ -221,7 +221,7 @@ def _drop_unproven(runs: Sequence[Run], course: list[bool], noise: Noise) -> flo
     Flicker makes short stretches: among many frames and tags some errors fall together, and votes look where the first
     of them was. So the shorter a stretch, the clearer its case must be.
     """
-    cost, last = 0.0, len(runs) - 1
+    costs, last = list[float](), len(runs) - 1
     for first, until in _stretches(course):
         gain = 0.0
         for i in range(first, until + 1):
@@ -234,10 +234,11 @@ def _drop_unproven(runs: Sequence[Run], course: list[bool], noise: Noise) -> flo
         if until < last:
             gain += runs[until + 1].entry.go - runs[until + 1].entry.stay_away
         whole = until - first == last  # of a clip that is short itself, nothing more can be asked
-        if not whole and gain < proof(runs[until].until_ms - runs[first].from_ms):
+        length_ms = runs[until].until_ms - runs[first].from_ms
+        if not whole and gain < proof(length_ms):
             course[first : until + 1] = [False] * (until + 1 - first)
-            cost += gain
-    return cost
+            costs.append(gain)
+    return sum(costs)
 
 
 def proof(length_ms: int) -> float:

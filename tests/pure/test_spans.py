@@ -139,7 +139,8 @@ def answers(dice: random.Random, *, runs: int) -> list[Sample]:
     """Answers about two tags, one of them seldom, at moments close together and far apart, some of them inherited."""
     found: list[Sample] = []
     at_ms = dice.choice((0, 300))
-    for turn in range(runs):
+    begins_with = dice.randrange(2)
+    for turn in range(begins_with, begins_with + runs):
         for _ in range(dice.choice((1, 1, 2, 3, 5)) if turn % 2 else dice.choice((1, 2, 4, 6, 30))):
             sure = dice.choice((0.5, 0.6, 0.9, 1.0)) if turn % 2 else dice.choice((0.0, 0.0, 0.3, 0.45))
             tags = {"Dunk": sure, **({"Foul": 0.9} if dice.random() < 0.03 else {})}
@@ -148,7 +149,11 @@ def answers(dice: random.Random, *, runs: int) -> list[Sample]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(60))
+CLOSE_CALLS = (66, 74, 86, 122, 133, 228, 231, 297, 333, 362, 472, 583, 609, 1459, 1860)
+"""Seeds of answers that speak nearly as much for one course as for another: there each term of the sum counts."""
+
+
+@pytest.mark.parametrize("seed", [*range(60), *CLOSE_CALLS])
 def test_the_most_likely_course_is_found(seed: int) -> None:
     dice = random.Random(seed)
     samples = answers(dice, runs=dice.randint(1, 7))
