@@ -1,6 +1,6 @@
 """Mutation testing: which small changes of the code that decides would no test notice?
 
-    python -m bench.mutation [--sample 80] [--seed 1] [--jobs 2] [--only timeline ...]
+    python -m bench.mutation [--sample 80] [--seed 1] [--jobs 2] [--patience 0.5] [--only timeline ...]
 
 Mutants come from `bench.mutants`. The tests are collected once and run once, to see which test reaches which function;
 then each mutant is one fork of that process: the change is put in place, and the tests that reach it run, quickest
@@ -15,6 +15,7 @@ import ast
 import gc
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -122,7 +123,9 @@ class MutationRun:
         chosen = [name for name in names if not self._options.only or name in self._options.only]
         modules = {f"haven_vlm.{name}": importlib.import_module(f"haven_vlm.{name}") for name in chosen}
         _say(f"{len(session.items)} tests; seeing what each reaches …")
-        reached = _what_tests_reach(session, modules)
+        _run_tests(session, [0])  # what fixtures import when they are first used is imported once, and not in each fork
+        _forget(modules.values())
+        reached = _what_tests_reach(session, modules, self._options.patience)
         plan: list[Mutant] = []
         for name, module in modules.items():
             every = mutants_of(name, _file_of(module))
@@ -243,8 +246,8 @@ def _forget(modules: Iterable[ModuleType]) -> None:
                 value.cache_clear()
 
 
-def _what_tests_reach(session: pytest.Session, modules: Mapping[str, ModuleType]) -> Reached:
-    """Run all tests once, in a copy of this process.
+def _what_tests_reach(session: pytest.Session, modules: Mapping[str, ModuleType], patience_s: float) -> Reached:
+    """Run all tests once, in a copy of this process; those that take longer than the patience are left out.
 
     Raises:
         pytest.exit.Exception: they fail without any change.
@@ -261,11 +264,11 @@ def _what_tests_reach(session: pytest.Session, modules: Mapping[str, ModuleType]
         for item, following in zip(session.items, [*session.items[1:], None], strict=True):
             calls.clear()
             _forget(modules.values())
-            failures, began = session.testsfailed, time.monotonic()
+            failures, began = session.testsfailed, time.process_time()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.testsfailed > failures:
                 failed.append(item.nodeid)
-            seen.append((time.monotonic() - began, sorted(calls)))
+            seen.append((time.process_time() - began, sorted(calls)))
         with os.fdopen(writing, "w") as out:
             json.dump([failed, seen], out)
         return 0
@@ -278,7 +281,7 @@ def _what_tests_reach(session: pytest.Session, modules: Mapping[str, ModuleType]
     failed, seen = json.loads(text) if text else (["the process that ran them died"], [])
     if failed:
         pytest.exit(f"tests fail without any change: {', '.join(failed)}", returncode=1)
-    order = sorted(range(len(seen)), key=lambda n: seen[n][0])
+    order = sorted((n for n in range(len(seen)) if seen[n][0] <= patience_s), key=lambda n: seen[n][0])
     tests: dict[tuple[str, str], list[int]] = defaultdict(list)
     by_module: dict[str, list[int]] = {name: [] for name in modules}
     for n in order:
@@ -303,13 +306,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sample", type=int, default=80, help="mutants per module; 0: all of them (default 80)")
     parser.add_argument("--seed", type=int, default=1, help="which ones (default 1)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time (default: processors)")
+    patience = "leave out tests that take more processor seconds, each by itself; what only they notice then survives"
+    parser.add_argument("--patience", type=float, default=math.inf, metavar="SECONDS", help=patience)
     parser.add_argument("--only", nargs="*", default=[], metavar="MODULE", help="of these modules")
     options = parser.parse_args(arguments)
     run = MutationRun(options)
     began = time.monotonic()
     groups = [g for g, names in GROUPS.items() if not options.only or not set(names).isdisjoint(options.only)]
     tests = sorted({path for group in groups for path in TESTS[group]})
-    code = pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[run])
+    plain = ["--assert=plain", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist"]  # nobody reads why they fail
+    code = pytest.main(["-q", "-s", *plain, *tests], plugins=[run])
     if code not in {0, pytest.ExitCode.NO_TESTS_COLLECTED} or not run.outcomes:
         return int(code) or 1
     return _print(run.outcomes, time.monotonic() - began)
