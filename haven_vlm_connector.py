@@ -225,14 +225,15 @@ async def _operate(call: Envelope, op: str, display: Display) -> object:
         gateway = await stack.enter_async_context(StashLibrary(call.connection))
         display.hide(*gateway.secrets)
         page = await gateway.plugin_settings()
-        settings = load_settings(
-            plugin_dir=call.plugin_dir, config_dir=call.config_dir, page=page, arguments={}
-        ).settings
+        loaded = await asyncio.to_thread(
+            load_settings, plugin_dir=call.plugin_dir, config_dir=call.config_dir, page=page, arguments={}
+        )
+        settings = loaded.settings
         if op not in FILES:
             settings = await with_vocabulary(settings, gateway)
         data_dir = settings.data_dir.expanduser() if settings.data_dir else call.config_dir / "haven_vlm"
         if op in FILES:
-            return from_file(op, call.plugin_dir, data_dir) or empty(op)
+            return await asyncio.to_thread(from_file, op, call.plugin_dir, data_dir) or empty(op)
         journal = await stack.enter_async_context(Journal(data_dir / "ledger.sqlite"))
 
         def open_video() -> OpenVideo:
@@ -276,7 +277,8 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(StashLibrary(call.connection))
         display.hide(*gateway.secrets)
-        loaded = load_settings(
+        loaded = await asyncio.to_thread(
+            load_settings,
             plugin_dir=call.plugin_dir,
             config_dir=call.config_dir,
             page=await gateway.plugin_settings(),
@@ -294,7 +296,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
         gateway.use_timeout(settings.stash_timeout)
         data_dir = settings.data_dir.expanduser() if settings.data_dir else call.config_dir / "haven_vlm"
         journal = await stack.enter_async_context(Journal(data_dir / "ledger.sqlite"))
-        memory = JsonMemory(data_dir / "endpoints.json")
+        memory = await stack.enter_async_context(JsonMemory(data_dir / "endpoints.json"))
         endpoints = [await stack.enter_async_context(HttpEndpoint(e, memory=memory)) for e in settings.endpoints]
         pool = await stack.enter_async_context(Multiplexer(endpoints, settings, memory=memory, book=journal.spending))
 
@@ -359,6 +361,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
                 log_frames=settings.log_frames,
             )
 
+        yaml_file = await asyncio.to_thread(find_yaml, call.plugin_dir, call.config_dir, os.environ)
         fetch = await stack.enter_async_context(http_fetch(verify_tls=call.connection.verify_tls))
         run_id = await journal.start_run(call.mode)
         context = TaskContext(
@@ -377,10 +380,7 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
             open_video=VideoReader,
             data_dir=data_dir,
             settings_file=SettingsFile(
-                find_yaml(call.plugin_dir, call.config_dir, os.environ) or call.config_dir / YAML_NAME,
-                spare_dir=data_dir,
-                parse=parse_yaml,
-                outline=outline_yaml,
+                yaml_file or call.config_dir / YAML_NAME, spare_dir=data_dir, parse=parse_yaml, outline=outline_yaml
             ),
             stash_version=gateway.version,
             login_ages=gateway.login_ages,

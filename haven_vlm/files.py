@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -9,7 +10,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from haven_vlm.own_thread import OwnThread
 
 log = logging.getLogger(__name__)
 
@@ -37,23 +40,45 @@ def write_atomically(file: Path, content: str | bytes) -> None:
 class JsonMemory:
     """Facts kept from run to run in one small JSON file. Losing it costs time, never a result.
 
-    Several processes may use the same file: each put reads it anew, so little is lost when two write at once.
+    An async context manager: it is read on the way in, and written in a thread of its own, so that nobody waits for
+    the disk. Several processes may use the same file: each write reads it anew, so little is lost when two write at
+    once.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._known: dict[str, Any] = {}
+        self._thread: OwnThread | None = None
+
+    async def __aenter__(self) -> Self:
+        self._thread = OwnThread("memory of endpoints")
+        try:
+            self._known = await asyncio.wrap_future(self._thread.submit(self._read))
+        except BaseException:
+            self._thread.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._thread is not None:
+            await self._thread.aclose()
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         """What was put under this key last; None when there is nothing usable."""
-        value = self._read().get(key)
+        value = self._known.get(key)
         return value if isinstance(value, dict) else None
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:
         """Remember `value`, which JSON can hold; a failure to write is logged, not raised."""
+        kept = self._known[key] = dict(value)
+        assert self._thread is not None
+        self._thread.submit(lambda: self._write(key, kept))
+
+    def _write(self, key: str, value: dict[str, Any]) -> None:
         content = self._read()
         if content.get(key) == value:
             return
-        content[key] = dict(value)
+        content[key] = value
         try:
             write_atomically(self._file, json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True))
         except OSError as exc:

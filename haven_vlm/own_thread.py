@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 from collections.abc import Callable
@@ -41,6 +42,12 @@ class OwnThread:
     def stop(self) -> None:
         """End after the work that was submitted so far."""
         self._jobs.put(None)
+
+    async def aclose(self) -> None:
+        """End, and wait until everything is done that was submitted so far."""
+        rest = asyncio.wrap_future(self.submit(lambda: None))
+        self.stop()
+        await asyncio.wait([rest])
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

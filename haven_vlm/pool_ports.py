@@ -270,7 +270,7 @@ class SpendingBook(Protocol):
 
 
 class EndpointMemory(Protocol):
-    """What was learned about endpoints, kept from run to run. Small, blocking, quick; losing it costs speed only."""
+    """What was learned about endpoints, kept from run to run. Small, at hand; losing it costs speed only."""
 
     def get(self, key: str) -> Mapping[str, float] | None:
         """What was put under this key last; None when there is nothing usable."""
@@ -282,7 +282,7 @@ class EndpointMemory(Protocol):
 
 
 class CapabilityMemory(Protocol):
-    """What probes found out, kept from run to run. Small, blocking, quick; losing it costs a probe."""
+    """What probes found out, kept from run to run. Small, at hand; losing it costs a probe."""
 
     def get(self, key: str) -> Mapping[str, object] | None:
         """What was put under this key last, as JSON gives it back; None when there is nothing usable."""

@@ -107,9 +107,8 @@ class ReportBook:
     async def _leave(self) -> None:
         """Close and delete the spool, after whatever the thread has still to do."""
         assert self._thread is not None
-        closing = asyncio.wrap_future(self._thread.submit(self._close))
-        self._thread.stop()
-        await asyncio.wait([closing])
+        self._thread.submit(self._close)
+        await self._thread.aclose()
 
     def _close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk: what was buffered cannot be written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,24 +31,44 @@ def test_text_that_cannot_be_utf_8_is_written_all_the_same(tmp_path: Path) -> No
     assert (tmp_path / "a").read_text(encoding="utf-8") == "name \\udc80"
 
 
-def test_what_was_put_is_there_for_the_next_run(tmp_path: Path) -> None:
+async def put(file: Path, key: str, value: Mapping[str, int]) -> None:
+    async with JsonMemory(file) as memory:
+        memory.put(key, value)
+        assert memory.get(key) == value
+
+
+async def got(file: Path, key: str) -> Mapping[str, int] | None:
+    async with JsonMemory(file) as memory:
+        return memory.get(key)
+
+
+async def test_what_was_put_is_there_for_the_next_run(tmp_path: Path) -> None:
     file = tmp_path / "endpoints.json"
-    JsonMemory(file).put("a", {"limit": 4})
-    JsonMemory(file).put("b", {"limit": 8})
-    assert JsonMemory(file).get("a") == {"limit": 4}
-    assert JsonMemory(file).get("c") is None
+    await put(file, "a", {"limit": 4})
+    await put(file, "b", {"limit": 8})
+    assert await got(file, "a") == {"limit": 4}
+    assert await got(file, "c") is None
+
+
+async def test_two_runs_at_once_keep_what_each_learned(tmp_path: Path) -> None:
+    file = tmp_path / "endpoints.json"
+    async with JsonMemory(file) as one, JsonMemory(file) as other:
+        one.put("a", {"limit": 4})
+        await put(file, "b", {"limit": 8})
+        other.put("c", {"limit": 2})
+    assert [await got(file, key) for key in "abc"] == [{"limit": 4}, {"limit": 8}, {"limit": 2}]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 3}', "\x00"])
-def test_a_damaged_memory_is_an_empty_one(tmp_path: Path, content: str) -> None:
+async def test_a_damaged_memory_is_an_empty_one(tmp_path: Path, content: str) -> None:
     file = tmp_path / "endpoints.json"
     file.write_text(content, encoding="utf-8")
-    assert JsonMemory(file).get("a") is None
-    JsonMemory(file).put("a", {"x": 1})
-    assert JsonMemory(file).get("a") == {"x": 1}
+    assert await got(file, "a") is None
+    await put(file, "a", {"x": 1})
+    assert await got(file, "a") == {"x": 1}
 
 
-def test_a_memory_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_memory_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
-    JsonMemory(tmp_path / "file" / "endpoints.json").put("a", {"x": 1})
+    await put(tmp_path / "file" / "endpoints.json", "a", {"x": 1})
     assert "cannot be kept" in caplog.text
