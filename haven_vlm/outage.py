@@ -102,6 +102,8 @@ class OutageWatch:
 
     def _verdict(self, outage: _Outage) -> OutageError | None:
         members = self._concerned(outage)
+        if any(m.spending.spent is not None and m.answering for m in members):
+            return None  # its last answers are paid for: taken in before the end of the run cuts them off
         hopeful = [m for m in members if not m.hopeless]
         if not hopeful:
             return self._error(outage, "")

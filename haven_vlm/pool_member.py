@@ -213,6 +213,12 @@ class Member:
         return self.usable and self.breaker.state is BreakerState.CLOSED
 
     @property
+    def answering(self) -> bool:
+        """Works on questions, and nothing speaks against it: their answers are on the way."""
+        closed = self.breaker.state is BreakerState.CLOSED
+        return bool(self.leases) and self.state == "ready" and self.rest.over and closed
+
+    @property
     def alive(self) -> bool:
         if self.hopeless or self.spending.spent is not None:
             return False

@@ -15,7 +15,7 @@ from haven_vlm.facts import Answer
 from haven_vlm.journal import Journal
 from haven_vlm.pool_ports import Usage
 from haven_vlm.pool_statistics import table
-from tests.multiplexer.fakes import FakeEndpoint, always, answers, ask_all, nothing_left, pool_of
+from tests.multiplexer.fakes import Attempt, FakeEndpoint, always, answers, ask_all, nothing_left, pool_of
 from tests.virtual_time import run
 
 EACH = 310
@@ -73,6 +73,23 @@ def test_when_only_spent_endpoints_are_left_the_run_ends_with_the_setting() -> N
         said = {str(r) for r in results.values() if isinstance(r, OutageError)}
         assert len(said) == 1
         assert "“metered”: Its max_requests is used up" in said.pop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("limit", ["max_requests", "max_requests_per_day"])
+def test_what_is_in_flight_when_a_limit_is_used_up_is_answered_before_the_run_ends(limit: str) -> None:
+    """The first refusal ends a run, which cancels the rest: answers that are paid for would be lost."""
+
+    async def behave(endpoint: FakeEndpoint, attempt: Attempt) -> Answer:
+        await asyncio.sleep(0.1 * len(endpoint.attempts))
+        return endpoint.good(attempt)
+
+    async def main() -> None:
+        metered = FakeEndpoint("metered", behave=behave)
+        async with nothing_left(), pool_of(metered, each={"metered": {limit: 5}}, book=Book()) as pool:
+            results = await ask_all(pool, range(8))
+        assert [isinstance(r, Answer) for r in results.values()] == [True] * 5 + [False] * 3  # in their order of time
 
     run(main())
 
