@@ -53,8 +53,10 @@ def blocking(found: Found, *folders: Path) -> BlockBuster:
             ours = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_stack() if "haven_" in f.filename]
             found(f"{self} at {', '.join(ours[:-1][-3:])}")
 
-    detector.BlockingError = Blocked  # what its wrappers raise
+    detector.BlockingError = Blocked  # type: ignore[misc]  # what its wrappers raise
     guard = BlockBuster([*(_below(folder) for folder in (ROOT, *folders))])
+    for function in guard.functions.values():  # a module is imported when it is first needed; that happens once
+        function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
     for write in ("io.TextIOWrapper.write", "io.BufferedWriter.write"):
         guard.functions[write].can_block_in("logging/__init__.py", "emit")  # pytest's log, which goes to nowhere
     return guard
