@@ -128,7 +128,7 @@ class Collector:
         ]
         lane = f"{kind} {medium_id}"
         work.progress.plan(lane, len(corrections))
-        try:
+        with work.progress.working(lane):
             medium = await work.pictures.gateway.medium(kind, medium_id)
             if medium is None:
                 await self._write(corrections, None, problem="it is no longer in Stash")
@@ -136,8 +136,6 @@ class Collector:
                 self._done.gone += len(corrections)
             else:
                 await self._of_medium(medium, corrections)
-        finally:
-            work.progress.close(lane)
 
     async def _of_medium(self, medium: Medium, corrections: Sequence[Correction]) -> None:
         left = list(corrections)

@@ -123,6 +123,10 @@ class GalleryRun:
 
     async def _gallery(self, gallery_id: str) -> MediumReport:
         lane = f"gallery {gallery_id}"
+        with self._work.progress.working(lane):
+            return await self._settle(gallery_id, lane)
+
+    async def _settle(self, gallery_id: str, lane: str) -> MediumReport:
         bare = MediumReport(Kind.GALLERY, gallery_id, "", Status.SKIPPED)
         try:
             gallery = await self._work.gateway.medium(Kind.GALLERY, gallery_id)
@@ -146,8 +150,6 @@ class GalleryRun:
             log.error("Unexpected error at %s", lane, exc_info=exc)
             reason = f"unexpected error ({type(exc).__name__}: {exc}); the log has the details, please report it"
             return replace(bare, status=Status.FAILED, reason=reason)
-        finally:
-            self._work.progress.close(lane)
 
     async def _look(self, gallery: Medium, lane: str) -> _Tally:
         work = self._work
@@ -200,7 +202,7 @@ class GalleryRun:
                 tally.with_tag.update(union(analysis.samples.values(), self._work.settings).keys())
         finally:
             room.release()
-            self._work.progress.done(lane, how=how)
+        self._work.progress.done(lane, how=how)  # not of what a stop or an outage cut short
 
     async def _conclude(self, gallery: Medium, tally: _Tally, bare: MediumReport) -> MediumReport:
         work = self._work

@@ -163,9 +163,12 @@ class ImageRun:
         self._work.progress.begin(lane, medium.title)
         self._work.progress.plan(lane, 1)
         self._work.progress.look(lane, 0, None)  # Stash has thumbnails of images
-        how = Settled.FAILED
+        with self._work.progress.working(lane):
+            self._work.progress.done(lane, how=await self._settle(medium, lane))
+
+    async def _settle(self, medium: Medium, lane: str) -> Settled:
         try:
-            how = await self._look_and_conclude(medium)
+            return await self._look_and_conclude(medium)
         except LocalOutageError as exc:
             self._say(report_of(medium, Status.FAILED, str(exc)))  # what may leave the network can go on
         except (OutageError, StashUnauthorized, LedgerError):
@@ -177,9 +180,7 @@ class ImageRun:
             log.error("Unexpected error at %s", lane, exc_info=exc)
             reason = f"unexpected error ({type(exc).__name__}: {exc}); the log has the details, please report it"
             self._say(report_of(medium, Status.FAILED, reason))
-        finally:
-            self._work.progress.done(lane, how=how)
-            self._work.progress.close(lane)
+        return Settled.FAILED
 
     async def _look_and_conclude(self, medium: Medium) -> Settled:
         work = self._work

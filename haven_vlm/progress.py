@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -85,6 +86,7 @@ class Progress:
         self._lanes: dict[str, _Lane] = {}
         self._closed = 0
         self._closed_units = 0
+        self._abandoned: list[_Lane] = []
         self._highest = 0.0
         self._recent: deque[tuple[float, int]] = deque()
         self._settled = 0
@@ -128,6 +130,21 @@ class Progress:
             self._recent.popleft()
         self._show(self.pace())
 
+    @contextmanager
+    def working(self, lane: str) -> Iterator[None]:
+        """Work on a medium: it is finished at the end, but not when an exception (a stop, an outage) ends it."""
+        try:
+            yield
+        except BaseException:
+            self.abandon(lane)
+            raise
+        self.close(lane)
+
+    def abandon(self, lane: str) -> None:
+        """The medium is left as it is, for another run: what was not settled stays so, and it is not finished."""
+        if (state := self._lanes.pop(lane, None)) is not None:
+            self._abandoned.append(state)
+
     def close(self, lane: str) -> None:
         """The medium is finished: whatever was planned for it counts as settled."""
         state = self._lanes.pop(lane, _Lane())
@@ -137,10 +154,10 @@ class Progress:
 
     def pace(self) -> Pace:
         """The progress at this moment."""
-        open_planned = sum(max(s.planned, s.done) for s in self._lanes.values())
-        done = self._closed_units + sum(s.done for s in self._lanes.values())
-        known = self._closed_units + open_planned
-        started = self._closed + len(self._lanes)
+        unfinished = [*self._lanes.values(), *self._abandoned]
+        done = self._closed_units + sum(s.done for s in unfinished)
+        known = self._closed_units + sum(max(s.planned, s.done) for s in unfinished)
+        started = self._closed + len(unfinished)
         unstarted = max(0, self._media - started)
         planned = known + round(unstarted * (known / started if known else 100))
         by_media = self._closed / self._media if self._media else 0.0

@@ -125,6 +125,10 @@ class VideoRun:
     async def _scene(self, scene_id: str) -> MediumReport:
         """Work on one scene; whatever goes wrong with it becomes its report."""
         lane = f"scene {scene_id}"
+        with self._work.progress.working(lane):
+            return await self._settle(scene_id, lane)
+
+    async def _settle(self, scene_id: str, lane: str) -> MediumReport:
         medium: Medium | None = None
         try:
             async with self._work.claims.claim(Kind.SCENE, scene_id) as ours:
@@ -152,8 +156,6 @@ class VideoRun:
                 f"unexpected error ({type(exc).__name__}: {exc}); the log has the details, please report it"
             )
             return _report(scene_id, medium, Status.FAILED, reason)
-        finally:
-            self._work.progress.close(lane)
 
     async def _look_and_write(self, medium: Medium, lane: str) -> MediumReport:
         work = self._work

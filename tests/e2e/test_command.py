@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from demo.vision.faults import Fault, FaultKind
-from tests.e2e.rig import ROOT, Rig, wait_for_questions
+from demo.court import Canvas
+from demo.vision.faults import Fault, FaultKind, Occasion
+from tests.e2e.rig import ROOT, TAGS, Rig
 
 COMMAND = (sys.executable, str(ROOT / "haven_vlm_connector.py"))
 
@@ -78,20 +80,43 @@ def test_a_stash_that_does_not_answer_is_worth_another_try_later(tmp_path: Path)
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_says_so_and_goes_on_next_time(one: Rig, number: int, code: int) -> None:
-    # after five answers the server hangs, so that the run cannot end before it is stopped
-    server = one.vision(slots=2, script=lambda o: Fault(FaultKind.HANG) if o.number >= 5 else None)
+    # after five answers the server hangs, so that the run cannot end before it is stopped; a seventh question is only
+    # asked when these five answers have arrived
+    answered = threading.Event()
+
+    def script(occasion: Occasion) -> Fault | None:
+        if occasion.number == 6:
+            answered.set()
+        return Fault(FaultKind.HANG) if occasion.number >= 5 else None
+
+    server = one.vision(slots=2, script=script)
     one.use(f"{server.base_url} max=2")
     scene = one.scene()
     process = start(one, "tag_videos")
-    wait_for_questions(server, 5)
+    assert answered.wait(60)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err.decode()
     assert out.decode() == "Stopped. What was answered is kept; start the task again to go on.\n"
+    assert "100%" not in err.decode()
     server.script = lambda _: None
     assert run(one, "tag_videos")[2] == 0
     one.assert_true(scene)
     assert server.asked_twice() == {}
+
+
+@pytest.mark.parametrize("mode", ["tag_videos", "tag_images"])
+def test_an_outage_is_no_progress(one: Rig, mode: str) -> None:
+    """The bar once leapt to 100 % when the last server went away."""
+    one.use("http://127.0.0.1:9/v1")
+    one.scene()
+    picture = one.folder / "a.png"
+    picture = one.folder / "a.png"
+    Canvas(320, 180).backdrop(0, frozenset(), TAGS).save(picture)  # something to see: nobody is asked about blank ones
+    one.stash.add_image(picture, tags=("VLM_TagMe",), size=picture.stat().st_size)
+    out, err, code = run(one, mode, "--set", "outage_patience=1")
+    assert code == 3 and "127.0.0.1:9" in out
+    assert "100%" not in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo terminals")
