@@ -379,5 +379,11 @@ def reason(stderr: str) -> str:
         return "the disk is full"
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if line.lower().startswith("error")), (lines or ["?"])[-1])
-    said = re.sub(r"\(from [^)]*\)|\bhost='[^']*'|\S*://\S*", "", said)
-    return " ".join(said.split())[:300]
+    said = " ".join(re.sub(r"\(from [^)]*\)|\bhost='[^']*'|\S*://\S*", "", said).split())[:300]
+    if "No matching distribution" in said:  # a Python that has just come out, or a rare processor
+        version = ".".join(map(str, sys.version_info[:2]))
+        said += (
+            f", ready-made for Python {version} on {sysconfig.get_platform()}. There are such packages for Python 3.11 to "
+            "3.14, for the systems in docs/platforms.md; Stash's Settings → System → Python executable path names the Python"
+        )
+    return said

@@ -402,7 +402,7 @@ for item in pathlib.Path(os.environ["HOOPS_SITE"]).glob("aiohttp*"):
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
         ("/usr/bin/python3: No module named pip", "pip is not installed"),
         ("noise\nERROR: No matching distribution found for av>=99 (from versions: 1, 2)",
-         "No matching distribution found for av>=99"),
+         "No matching distribution found for av>=99, ready-made for Python 3."),
         ("", "?"),
     ],
 )  # fmt: skip
