@@ -383,7 +383,7 @@ def reason(stderr: str) -> str:
     if "No matching distribution" in said:  # a Python that has just come out, or a rare processor
         version = ".".join(map(str, sys.version_info[:2]))
         said += (
-            f", ready-made for Python {version} on {sysconfig.get_platform()}. There are such packages for Python 3.11 to "
-            "3.14, for the systems in docs/platforms.md; Stash's Settings → System → Python executable path names the Python"
+            f", ready-made for Python {version} on {sysconfig.get_platform()}. Packages exist for Python 3.11 to 3.14 "
+            "on the systems in docs/platforms.md; in Stash, Settings → System → Python executable path names the Python"
         )
     return said
