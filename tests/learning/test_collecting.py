@@ -1,4 +1,3 @@
-
 """Collecting corrections in one process: what cannot be had keeps its flag and is said, and the rest goes on."""
 
 from __future__ import annotations
