@@ -3,6 +3,8 @@
 The check at opening is cheap on purpose: the header by hand, then the root and both ends of every table and a
 few places in between. It does not grow with the file; a full check would take minutes on a slow disk. What it
 misses is noticed by SQLite when the damaged page is read, and handled the same way then.
+
+While rows are carried over, a note lies beside the ledger (`.rescue`): a rescue that was stopped is gone on with.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from haven_vlm.errors import LedgerError
+from haven_vlm.files import write_atomically
 from haven_vlm.journal_schema import connect, prepare, tables
 from haven_vlm.run_lock import wait_lock
 
@@ -67,16 +70,25 @@ def open_ledger(
         raise LedgerError(f"Another process has been opening {path} for minutes. End it, then start again.")
     with lock:
         problem = reason if damaged is not None and file_identity(path) == damaged else header_problem(path)
+        connection = None
         if not problem:
             connection, problem = _try_open(path)
-            if connection is not None:
+        note = path.with_name(path.name + ".rescue")
+        if connection is not None:
+            rescue = _cut_off(note)
+            if rescue is None:
                 return connection
-        aside = set_aside(path)
-        connection, still = _try_open(path)
-        if connection is None:
-            raise LedgerError(f"A new ledger at {path} is damaged at once ({still}). Check the disk.")
+            aside, problem = rescue
+        else:
+            aside = _free_name(path)
+            write_atomically(note, f"{aside.name}\n{problem}")
+            set_aside(path, aside)
+            connection, still = _try_open(path)
+            if connection is None:
+                raise LedgerError(f"A new ledger at {path} is damaged at once ({still}). Check the disk.")
         try:
             saved = salvage(aside, connection)
+            note.unlink(missing_ok=True)
         except BaseException:
             connection.close()
             raise
@@ -157,15 +169,27 @@ def probe(connection: sqlite3.Connection) -> None:
         ).fetchone()
 
 
-def set_aside(path: Path) -> Path:
-    """Rename the database, with what belongs to it, to a name that is free; returns the new path."""
+def _cut_off(note: Path) -> tuple[Path, str] | None:
+    """What a rescue that was stopped (a kill, a full disk) has to go on with: the damaged file, and its problem."""
+    try:
+        name, _, problem = note.read_text(encoding="utf-8").partition("\n")
+    except FileNotFoundError:
+        return None
+    aside = note.with_name(name)
+    return (aside, problem) if aside.is_file() else None
+
+
+def _free_name(path: Path) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for number in range(1000):
         aside = path.with_name(f"{path.stem}.damaged-{stamp}{f'-{number}' if number else ''}{path.suffix}")
         if not aside.exists():
-            break
-    else:
-        raise LedgerError(f"Too many damaged ledgers lie in {path.parent}; move them away.")
+            return aside
+    raise LedgerError(f"Too many damaged ledgers lie in {path.parent}; move them away.")
+
+
+def set_aside(path: Path, aside: Path) -> None:
+    """Rename the database, with what belongs to it."""
     try:
         for suffix in ("-wal", "-shm", ""):  # the database last: while it is there, nothing new is begun
             part = path.with_name(path.name + suffix)
@@ -176,11 +200,12 @@ def set_aside(path: Path) -> Path:
             f"The ledger {path} is damaged and cannot be set aside while another program has it open. "
             "End other runs of the connector, then start again."
         ) from exc
-    return aside
 
 
 def salvage(aside: Path, connection: sqlite3.Connection) -> dict[str, int]:
-    """Copy every row that can still be read into the new ledger; table → rows copied, only where there are some.
+    """Copy every row that can still be read into the new ledger; table → rows there then, only where there are some.
+
+    May be done again: rows that were copied before are left as they are.
 
     Each table is read from its beginning until damage stops it, then from its end backwards, so that one bad
     page costs only what lies around it. Ownership that comes along is safe to trust: a marker counts as ours only
@@ -200,12 +225,11 @@ def salvage(aside: Path, connection: sqlite3.Connection) -> dict[str, int]:
             if name == "migrations" or name not in theirs:
                 continue
             columns = [column for column in ours if column in theirs[name][0]]
-            count = 0
             for direction in ("ASC", "DESC"):
-                count += _copy(old, connection, name, columns, keys, direction)
+                _copy(old, connection, name, columns, keys, direction)
                 if _complete(old, connection, name):
                     break
-            if count:
+            if count := _count(connection, name):
                 saved[name] = count
     return saved
 
@@ -226,11 +250,10 @@ def _copy(
     columns: list[str],
     keys: tuple[str, ...],
     direction: str,
-) -> int:
+) -> None:
     listed = ", ".join(f'"{column}"' for column in columns)
     order = ", ".join(f'"{key}" {direction}' for key in keys)
     insert = f'INSERT OR IGNORE INTO "{name}" ({listed}) VALUES ({", ".join("?" * len(columns))})'
-    before = new.total_changes
     for rows in _readable(old, f'SELECT {listed} FROM "{name}" ORDER BY {order}'):
         new.execute("BEGIN IMMEDIATE")
         try:
@@ -240,7 +263,6 @@ def _copy(
             if new.in_transaction:
                 new.execute("ROLLBACK")
             raise
-    return new.total_changes - before
 
 
 def _readable(old: sqlite3.Connection, query: str) -> Iterator[list[Any]]:
@@ -259,8 +281,11 @@ def _readable(old: sqlite3.Connection, query: str) -> Iterator[list[Any]]:
 
 def _complete(old: sqlite3.Connection, new: sqlite3.Connection, name: str) -> bool:
     try:
-        (theirs,) = old.execute(f'SELECT count(*) FROM "{name}"').fetchone()
+        theirs = _count(old, name)
     except sqlite3.DatabaseError:
         return False
-    (ours,) = new.execute(f'SELECT count(*) FROM "{name}"').fetchone()
-    return bool(ours >= theirs)
+    return _count(new, name) >= theirs
+
+
+def _count(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0])

@@ -17,8 +17,10 @@ import pytest
 from haven_vlm.errors import LedgerError
 from haven_vlm.facts import Kind
 from haven_vlm.journal import Journal
+from haven_vlm.journal_schema import connect
 from haven_vlm.journal_thread import translated
 from haven_vlm.ownership import Desired
+from haven_vlm.run_lock import try_lock
 from tests.ledger.answers import MODELS, answer, key
 from tests.ledger.harness import League, process, span
 
@@ -233,3 +235,157 @@ def test_every_fault_of_the_database_becomes_a_sentence(code: int, said: str) ->
 
 def test_a_full_disk_told_by_the_file_system_reads_the_same() -> None:
     assert "full" in str(translated(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Path("ledger.sqlite3")))
+
+
+async def test_damage_of_the_first_page_costs_all_but_never_the_file(path: Path) -> None:
+    """The list of tables is on it: nothing behind it can be found any more."""
+    await fill(path, 10)
+    overwrite(path, 100, b"\x7f" * 8)
+    content = path.read_bytes()
+    async with Journal(path) as journal:
+        (notice,) = journal.notices
+        assert "malformed" in notice and "nothing in it could be read" in notice
+        await journal.record(key(), at_ms=0, shown_ms=0, answer=answer("Dunk"))
+    (kept,) = aside(path)
+    assert kept.read_bytes()[100:] == content[100:]
+
+
+def nearly_full(monkeypatch: pytest.MonkeyPatch, path: Path, pages: int) -> None:
+    """The ledger's own file can grow to so many pages, and SQLite says of the disk what it says of a full one."""
+    real = connect
+
+    def limited(file: Path) -> sqlite3.Connection:
+        connection = real(file)
+        if file == path:
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    monkeypatch.setattr("haven_vlm.journal_damage.connect", limited)
+
+
+async def test_a_rescue_that_was_stopped_is_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full in the middle of it: what was not carried over yet comes along when there is room again."""
+    await fill(path, 5000)
+    cut_off(path, path.stat().st_size - 10 * PAGE)
+    monkeypatch.setattr("haven_vlm.journal_damage._CHUNK", 500)
+    with monkeypatch.context() as small:
+        nearly_full(small, path, 45)
+        for _ in range(2):
+            with pytest.raises(LedgerError, match="The disk is full"):
+                async with Journal(path):
+                    pass
+    async with Journal(path) as journal:
+        (notice,) = journal.notices
+        kept = len(await journal.known(key(), MODELS))
+    assert "cut off" in notice and aside(path)[0].name in notice
+    assert 1000 < kept < 5000 and f"{kept:,} answers were carried over" in notice
+    assert len(aside(path)) == 1
+    async with Journal(path) as journal:
+        assert journal.notices == ()
+        assert len(await journal.known(key(), MODELS)) == kept
+
+
+async def test_a_rescue_whose_damaged_file_was_taken_away_is_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(path, 5000)
+    cut_off(path, path.stat().st_size - 10 * PAGE)
+    with monkeypatch.context() as small:
+        nearly_full(small, path, 45)
+        with pytest.raises(LedgerError, match="The disk is full"):
+            async with Journal(path):
+                pass
+    aside(path)[0].unlink()
+    async with Journal(path) as journal:
+        assert journal.notices == ()
+
+
+async def test_a_disk_that_damages_every_new_file_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = connect
+
+    def spoil(file: Path) -> sqlite3.Connection:
+        file.write_bytes(bytes(PAGE))
+        return real(file)
+
+    monkeypatch.setattr("haven_vlm.journal_damage.connect", spoil)
+    with pytest.raises(LedgerError, match=r"A new ledger at .* is damaged at once .*Check the disk"):
+        async with Journal(path):
+            pass
+
+
+async def test_a_ledger_that_another_program_holds_is_left_as_it_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(path, 1)
+    monkeypatch.setattr("haven_vlm.journal_schema.BUSY_TIMEOUT_S", 0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("DELETE FROM answers WHERE 0")
+        with pytest.raises(LedgerError, match="locked by another program"):
+            async with Journal(path):
+                pass
+        other.execute("ROLLBACK")
+    assert aside(path) == []
+    async with Journal(path) as journal:
+        assert len(await journal.known(key(), MODELS)) == 1
+
+
+async def test_one_process_opens_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haven_vlm.journal_damage._OPENING_PATIENCE_S", 0.0)
+    path.parent.mkdir()
+    lock = await asyncio.to_thread(try_lock, path.with_name(path.name + ".lock"))
+    assert lock is not None
+    with lock, pytest.raises(LedgerError, match="Another process has been opening"):
+        async with Journal(path):
+            pass
+    async with Journal(path) as journal:
+        assert journal.notices == ()
+
+
+async def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    async with Journal(path) as journal:
+        assert journal.notices == ()
+        await journal.record(key(), at_ms=0, shown_ms=0, answer=answer("Dunk"))
+
+
+async def test_two_damaged_files_of_one_second_are_both_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haven_vlm.journal_damage.time.strftime", lambda _: "20260101-000000")
+    path.parent.mkdir()
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        async with Journal(path):
+            pass
+    names = ["ledger.damaged-20260101-000000-1.sqlite3", "ledger.damaged-20260101-000000.sqlite3"]
+    assert [(p.name, p.read_bytes()) for p in aside(path)] == list(zip(names, (b"two", b"one"), strict=True))
+
+
+async def test_a_thousand_damaged_files_are_enough(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haven_vlm.journal_damage.time.strftime", lambda _: "20260101-000000")
+    path.parent.mkdir()
+    path.write_bytes(b"one more")
+    for number in range(1000):
+        (path.parent / f"ledger.damaged-20260101-000000{f'-{number}' if number else ''}.sqlite3").touch()
+    with pytest.raises(LedgerError, match="Too many damaged ledgers"):
+        async with Journal(path):
+            pass
+    assert path.read_bytes() == b"one more"
+
+
+async def test_a_damaged_file_that_another_program_keeps_open_is_not_replaced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows does with files that are open."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "The process cannot access the file")
+
+    path.parent.mkdir()
+    path.write_bytes(b"no database")
+    with monkeypatch.context() as windows, pytest.raises(LedgerError, match="End other runs of the connector"):
+        windows.setattr(Path, "rename", refuse)
+        async with Journal(path):
+            pass
+    assert path.read_bytes() == b"no database"
+    async with Journal(path) as journal:
+        assert "not a database" in journal.notices[0]
