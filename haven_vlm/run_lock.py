@@ -20,7 +20,7 @@ from types import TracebackType
 from haven_vlm.errors import LedgerError
 from haven_vlm.facts import Kind
 
-if sys.platform == "win32":
+if sys.platform == "win32":  # pragma: no cover - the module is there on Windows only
     import msvcrt
 
     def _lock(fd: int) -> None:
@@ -45,15 +45,19 @@ class FileLock:
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
-        if remove and sys.platform != "win32":
-            self.path.unlink(missing_ok=True)  # while it is still locked: nobody can take a file that is going
+        # while it is still locked: nobody can take a file that is going
+        removed = remove and self._remove()
         os.close(fd)
-        if remove and sys.platform == "win32":
-            # Windows keeps open files; whoever is quicker than us and holds it deletes it after us
-            try:
-                self.path.unlink(missing_ok=True)
-            except PermissionError:
-                return
+        if remove and not removed:
+            self._remove()  # Windows keeps open files; whoever is quicker than us and holds it deletes it after us
+
+    def _remove(self) -> bool:
+        """Delete the file; False when somebody's having it open, or the folder's rights, forbid that."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except PermissionError:
+            return False
+        return True
 
     def __enter__(self) -> FileLock:
         return self

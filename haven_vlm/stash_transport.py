@@ -153,7 +153,7 @@ def _translated(url: str) -> Iterator[None]:
         raise StashUnavailable("the connection to Stash broke before its answer") from exc
     except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as exc:
         raise StashUnavailable("the connection to Stash broke within its answer") from exc
-    except requests.exceptions.RequestException as exc:
+    except (requests.exceptions.RequestException, urllib3.exceptions.LocationValueError) as exc:
         raise StashRefused(f"cannot ask {url}: {type(exc).__name__}") from exc
 
 

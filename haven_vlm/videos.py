@@ -12,7 +12,6 @@ from typing import Protocol
 
 from haven_vlm.applying import Applier
 from haven_vlm.errors import (
-    BusyError,
     HavenError,
     LedgerError,
     LocalOutageError,
@@ -92,7 +91,6 @@ class VideoRun:
         self._work = work
         self._mark = mark
         self._specs = {t.name: t for t in work.settings.tag_list}
-        self._tags: dict[str, TagRef] = {}
 
     async def run(self, ids: Sequence[str]) -> WorkResult:
         """Work on these scenes; never raises for a single scene.
@@ -145,10 +143,7 @@ class VideoRun:
             return _report(scene_id, medium, Status.FAILED, str(exc))  # scenes that may leave can still be answered
         except (OutageError, StashUnauthorized, LedgerError):
             raise  # the same would happen to every other scene
-        except BusyError as exc:
-            return _report(scene_id, medium, Status.SKIPPED, str(exc))
         except StashError as exc:
-            self._tags.clear()  # one of them may be what Stash refused
             return _report(scene_id, medium, Status.FAILED, str(exc))
         except Exception as exc:  # a mistake of ours with one scene must not cost the thousand others
             log.error("Unexpected error at %s", lane, exc_info=exc)
@@ -263,21 +258,21 @@ class VideoRun:
     async def _in_stash(self, names: Collection[str]) -> dict[str, TagRef]:
         """Names of the vocabulary → tags in Stash, found by name or alias, created when missing.
 
-        In a preview those that would have to be created are left out.
+        Looked up for every scene: the user may delete or merge tags while a run goes on. In a preview those that
+        would have to be created are left out.
         """
         work = self._work
-        missing = {self._specs[n].stash_name: self._specs[n].definition for n in names if n not in self._tags}
-        if missing:
-            if work.write:
-                found = await work.applier.ensure_tags(work.run_id, missing, parent_id=work.marks.parent.id)
-            else:
-                found = await work.gateway.find_tags(list(missing))
-            for name in names:
-                if tag := found.get(self._specs[name].stash_name):
-                    self._tags[name] = tag
-            if work.write:
-                await work.applier.name_tags(self._tags)
-        return {n: self._tags[n] for n in names if n in self._tags}
+        wanted = {self._specs[n].stash_name: self._specs[n].definition for n in names}
+        if not wanted:
+            return {}
+        if work.write:
+            found = await work.applier.ensure_tags(work.run_id, wanted, parent_id=work.marks.parent.id)
+        else:
+            found = await work.gateway.find_tags(list(wanted))
+        tags = {n: found[self._specs[n].stash_name] for n in names if self._specs[n].stash_name in found}
+        if work.write:
+            await work.applier.name_tags(tags)
+        return tags
 
     async def _faulty(
         self, medium: Medium, reason: str, analysis: Analysis | None = None, *, cause: str = ""

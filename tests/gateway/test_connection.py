@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from demo.stash import EmbeddedStash, running_stash
 from haven_media_handler import StashLibrary
@@ -21,6 +23,7 @@ from haven_vlm.errors import StashRefused, StashUnauthorized, StashUnavailable
 from haven_vlm.facts import Kind
 from haven_vlm.stash_address import StashConnection
 from haven_vlm.stash_faults import NotSent
+from haven_vlm.stash_transport import StashTransport
 from tests.gateway.support import HANDSHAKE_DATA, Clock, client, connection, library, stash_like, tiny_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +114,33 @@ async def test_a_key_of_the_user_that_stops_working_is_said() -> None:
         with pytest.raises(StashUnauthorized, match="does not accept the API key") as caught:
             await lib.plugin_settings()
         assert "first-key" not in str(caught.value)
+
+
+async def test_a_login_of_which_nothing_is_left_is_said_and_the_key_is_kept() -> None:
+    """Neither the key nor the cookie opens the door: then the sentence is about the key, as it was."""
+    async with EmbeddedStash(credentials=USER, api_key="first-key") as stash, library(stash) as lib:
+        refusals = stash.faults.add(lambda _record: True, "401", times=None)
+        for _ in range(2):
+            with pytest.raises(StashUnauthorized, match="does not accept the API key"):
+                await lib.plugin_settings()
+        stash.faults.remove(refusals)
+        await lib.plugin_settings()
+        assert stash.requests[-1].headers["ApiKey"] == "first-key"
+
+
+@pytest.mark.parametrize("header", ["other=crumb", "session=", "session"])
+def test_a_cookie_that_is_not_the_login_changes_nothing(header: str) -> None:
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        status, headers, content = stash_like(body)
+        return status, headers | {"Set-Cookie": header}, content
+
+    with tiny_server(answer) as tiny:
+        given = {"Name": "session", "Value": "my-login"}
+        server = {"Scheme": "http", "Host": "127.0.0.1", "Port": tiny.port, "SessionCookie": given}
+        with client(StashConnection.from_server_connection(server)) as talk:
+            talk.run("{ version { version } }", {})
+        assert [headers["Cookie"] for headers in tiny.headers] == ["session=my-login"] * len(tiny.headers)
+        assert len(tiny.headers) >= 2
 
 
 async def test_each_answer_renews_the_cookie_so_that_hours_pass() -> None:
@@ -300,6 +330,37 @@ def test_what_else_may_answer(
             pass
     assert bool(clock.slept) == (error is StashUnavailable)
     assert sum(clock.slept) <= 20
+
+
+def test_a_server_that_speaks_no_tls_is_tried_again_and_told() -> None:
+    clock = Clock()
+    with tiny_server() as tiny:
+        at = StashConnection.from_url(f"https://127.0.0.1:{tiny.port}")
+        with pytest.raises(StashUnavailable, match="no secure connection to https://127"), client(at, clock):
+            pass
+    assert clock.slept
+
+
+class DeadEnd(requests.adapters.HTTPAdapter):
+    """A network in which packets vanish."""
+
+    def send(self, *_: Any, **__: Any) -> Any:
+        raise requests.exceptions.ConnectTimeout("host='nas' token=hush")
+
+
+def test_a_machine_that_swallows_packets_is_told_without_what_requests_says() -> None:
+    transport = StashTransport(StashConnection.from_url("http://127.0.0.1:9"), timeout_s=1)
+    with contextlib.closing(transport):
+        transport.session.mount("http://", DeadEnd())
+        with pytest.raises(NotSent, match=r"nobody answers at http://127\.0\.0\.1:9/graphql$"):
+            transport.exchange("{ version { version } }", {})
+
+
+def test_an_address_that_is_none_is_told() -> None:
+    clock = Clock()
+    with pytest.raises(StashRefused, match="cannot ask"), client(StashConnection.from_url("http://nas..local"), clock):
+        pass
+    assert clock.slept == []
 
 
 # --- patience -------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from demo.stash import EmbeddedStash, RequestRecord, running_stash
 from haven_media_handler import StashLibrary
 from haven_vlm.errors import PartialWrite, StashError, StashGone, StashRefused, StashUnauthorized, StashUnavailable
 from haven_vlm.facts import Kind, Marker, MarkerDraft
+from haven_vlm.stash_faults import Reply
 from haven_vlm.stash_writes import MARKERS_PER_DOCUMENT, create_markers
 from tests.gateway.support import Clock, client, connection, library
 
@@ -374,6 +376,54 @@ async def test_stash_restarts_between_two_documents(tmp_path: Path) -> None:
         assert second.count("sceneMarkerCreate") == 1
 
 
+async def test_a_database_that_stays_locked_between_two_documents(
+    stash: EmbeddedStash, lib: StashLibrary, clock: Clock
+) -> None:
+    """Patience ends; by then it is certain what stands."""
+    drafts = drafts_for(stash, 60)
+    stash.faults.add("sceneMarkerCreate", "locked", after=1, times=None)
+    with pytest.raises(PartialWrite, match=r"25 of 60 markers were written.*busy") as caught:
+        await lib.create_markers(drafts)
+    assert caught.value.uncertain == ()
+    assert standing(stash) == sorted((m.id for m in caught.value.created if isinstance(m, Marker)), key=int)
+    assert 240 < sum(clock.slept) <= 300
+
+
+async def test_the_scene_goes_with_a_lost_reply(stash: EmbeddedStash, lib: StashLibrary) -> None:
+    """What the lost reply had told went with the scene: nothing of it is in the dark."""
+    drafts = drafts_for(stash, 30)
+    scene = drafts[0].scene_id
+
+    def delete(_record: RequestRecord) -> None:
+        if stash.count("sceneMarkerCreate") == 2 and (Kind.SCENE, scene) not in gone:
+            gone.add((Kind.SCENE, scene))
+            stash.delete("scenes", int(scene))
+
+    gone: set[tuple[Kind, str]] = set()
+    stash.faults.add("sceneMarkerCreate", "drop_after", after=1)
+    stash.on_request(delete, match="HavenSceneMarkers")
+    with pytest.raises(PartialWrite, match="25 of 30") as caught:
+        await lib.create_markers(drafts)
+    assert caught.value.uncertain == ()
+    assert standing(stash) == []
+
+
+def test_stash_is_switched_off_between_two_documents(stash: EmbeddedStash, clock: Clock) -> None:
+    """A refused connection leaves no doubt about the second document: nothing of it was written."""
+    drafts = drafts_for(stash, 60)
+    with client(connection(stash), clock) as talk:
+
+        class SwitchedOff:
+            def run(self, document: str, variables: Mapping[str, Any], *, each: bool = False) -> Reply:
+                if each and stash.count("sceneMarkerCreate") == 1:
+                    stash.close()
+                return talk.run(document, variables, each=each)
+
+        with pytest.raises(PartialWrite, match=r"25 of 60.*is it running") as caught:
+            create_markers(SwitchedOff(), talk.patience, drafts)
+    assert caught.value.uncertain == ()
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[EmbeddedStash]:
     with running_stash() as running:
@@ -430,6 +480,44 @@ def test_what_is_said_is_what_stands(
     allowed = [draft.title for draft in uncertain if isinstance(draft, MarkerDraft)]
     assert len(extra) == len(set(extra)) and set(extra) <= set(allowed)
     assert len(ours) + len(extra) <= count
+
+
+# --- changing -------------------------------------------------------------------------------------------------
+
+
+async def test_moving_and_tagging_a_marker(stash: EmbeddedStash, lib: StashLibrary) -> None:
+    (made,) = await lib.create_markers(drafts_for(stash, 2)[1:])
+    star = str(stash.add_tag("Star"))
+    await lib.move_marker(made.id, 12_345, 23_456)
+    for _ in range(2):
+        await lib.tag_marker(made.id, star)
+    (row,) = stash.markers()
+    assert (row["seconds"], row["end_seconds"], row["primary_tag"]) == (12.345, 23.456, "Court")
+    assert row["tags"] == ["Foul", "Star"]
+    await lib.tag_marker(made.id, made.primary_tag_id)
+    assert stash.markers() == [row], "a tag that it is about already is not given twice"
+
+
+@pytest.mark.parametrize("marker", ["999", "x"])
+async def test_a_marker_that_is_not_there_cannot_be_changed(
+    stash: EmbeddedStash, lib: StashLibrary, marker: str
+) -> None:
+    tag = str(stash.add_tag("Star"))
+    with pytest.raises(StashGone):
+        await lib.move_marker(marker, 0, 1000)
+    with pytest.raises(StashGone, match=f"no such marker in Stash: {marker}"):
+        await lib.tag_marker(marker, tag)
+
+
+async def test_a_tag_is_taken_off_the_markers_that_are_left(stash: EmbeddedStash, lib: StashLibrary) -> None:
+    made = await lib.create_markers(drafts_for(stash, 4))
+    foul = made[1].tag_ids[0]
+    await lib.destroy_markers([made[1].id])
+    await lib.untag_markers([made[1].id, "x", made[3].id], foul)
+    assert all("Foul" not in row["tags"] for row in stash.markers())
+    before = stash.snapshot(times=True)
+    await lib.untag_markers([made[1].id, "x"], foul)
+    assert stash.snapshot(times=True) == before
 
 
 # --- destroying -----------------------------------------------------------------------------------------------

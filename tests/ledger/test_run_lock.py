@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
 
+from haven_vlm import run_lock
 from haven_vlm.errors import LedgerError
 from haven_vlm.facts import Kind
 from haven_vlm.run_lock import Claims, is_held, try_lock, wait_lock
@@ -36,6 +39,65 @@ def test_a_removed_lock_file_guards_nothing(tmp_path: Path) -> None:
     assert path.exists()
     assert try_lock(path) is None
     second.release(remove=True)
+
+
+def test_a_lock_file_that_goes_between_opening_and_locking_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.lock"
+    lock_now, owners = run_lock._lock, [path]
+
+    def lock(fd: int) -> None:
+        if owners:
+            owners.pop().unlink()  # its last owner was done just now
+        lock_now(fd)
+
+    monkeypatch.setattr(run_lock, "_lock", lock)
+    with try_lock(path) or pytest.fail("free, and not taken"):
+        assert path.exists()
+        assert try_lock(path) is None
+
+
+def test_a_file_that_cannot_be_deleted_while_it_is_open_goes_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows; and what somebody else has opened meanwhile is theirs to delete."""
+    kept_open, unlink = [1], Path.unlink
+
+    def refusing(path: Path, missing_ok: bool = False) -> None:
+        if kept_open.pop():
+            raise PermissionError(13, "in use")
+        unlink(path, missing_ok=missing_ok)
+
+    path = tmp_path / "a.lock"
+    for others, stays in (([0, 1], False), ([1, 1], True)):
+        kept_open[:] = others
+        lock = try_lock(path)
+        assert lock is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", refusing)
+            lock.release(remove=True)
+        assert path.exists() is stays
+        assert kept_open == []
+    with try_lock(path) or pytest.fail("a file that is left over stands in nobody's way"):
+        pass
+
+
+async def test_a_disk_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network drives know no locks; then two runs could write to one scene."""
+
+    def lock(fd: int) -> None:
+        opened.append(fd)
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    opened: list[int] = []
+    monkeypatch.setattr(run_lock, "_lock", lock)
+    with pytest.raises(LedgerError, match=r"No lock can be made at .*No locks available.*Check data_dir"):
+        async with Claims(tmp_path).claim(Kind.SCENE, "1"):
+            raise AssertionError("claimed without a lock")
+    for fd in opened:
+        with pytest.raises(OSError, match=r"[Bb]ad file descriptor"):
+            os.fstat(fd)
 
 
 def test_waiting_ends(tmp_path: Path) -> None:
