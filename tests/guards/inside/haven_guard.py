@@ -57,6 +57,7 @@ def blocking(found: Found, *folders: Path) -> BlockBuster:
     guard = BlockBuster([*(_below(folder) for folder in (ROOT, *folders))])
     for function in guard.functions.values():  # a module is imported when it is first needed; that happens once
         function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
+        function.can_block_in("inside/haven_guard.py", "written")
     for write in ("io.TextIOWrapper.write", "io.BufferedWriter.write"):
         guard.functions[write].can_block_in("logging/__init__.py", "emit")  # pytest's log, which goes to nowhere
     # a measurement of coverage takes its own lock for a moment wherever a file is run for the first time
@@ -97,13 +98,13 @@ class _Complaints(logging.Handler):
 def watch_this_process(folder: Path) -> None:
     """From now on findings of this process are written into a folder."""
 
-    def found(what: str) -> None:
+    def written(what: str) -> None:
         with (folder / f"{os.getpid()}.txt").open("a", encoding="utf-8") as file:
             file.write(f"{what}\n")
 
-    blocking(found, *{Path(word).resolve().parent for word in sys.orig_argv if word.endswith(".py")}).activate()
-    note_left_tasks(found)
-    complaints = _Complaints(found)
+    blocking(written, *{Path(word).resolve().parent for word in sys.orig_argv if word.endswith(".py")}).activate()
+    note_left_tasks(written)
+    complaints = _Complaints(written)
     for name in ("asyncio", "py.warnings", "haven_vlm.stash_log"):
         logging.getLogger(name).addHandler(complaints)
     for category in (ResourceWarning, RuntimeWarning):  # left open; a coroutine that nobody awaited
