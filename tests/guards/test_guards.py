@@ -188,9 +188,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     found = {name: "" for name, _ in cases.values()}
-    for test in ElementTree.parse(folder / "out.xml").iter("testcase"):
-        name, _ = cases[test.attrib["classname"].rpartition(".")[2]]
-        found[name] += "".join(trouble.text or "" for kind in ("failure", "error") for trouble in test.iter(kind))
+    for judged in ElementTree.parse(folder / "out.xml").iter("testcase"):
+        name, _ = cases[judged.attrib["classname"].rpartition(".")[2]]
+        found[name] += "".join(trouble.text or "" for kind in ("failure", "error") for trouble in judged.iter(kind))
     return found
 
 
