@@ -233,6 +233,7 @@ class GalleryRun:
             mark_on=frozenset({work.marks.tagged.id} - {""}),  # a preview does not create what is missing
             mark_off=frozenset({self._mark.id, work.marks.errored.id} - {""}),
         )
+        (desired,) = await work.tags.up_to_date([desired])
         report = replace(report, status=Status.TAGGED, tags=work.tags.names(names))
         if not work.write:
             planned = await work.applier.preview(desired)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Protocol
 
 from haven_vlm.applying import Applier
@@ -13,6 +14,7 @@ from haven_vlm.facts import Frame, Kind, Medium, TagRef
 from haven_vlm.image_engine import ImageEngine, ImageJob
 from haven_vlm.marks import Marks
 from haven_vlm.media_access import OpenVideo, opened_video, still_place, suffix_of
+from haven_vlm.ownership import Desired
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import (
     Analysis,
@@ -138,7 +140,8 @@ class ImageLooker:
 
 
 class TagsInStash:
-    """The vocabulary's tags in Stash: found by name or alias, created when needed, looked up once a run.
+    """The vocabulary's tags in Stash: found by name or alias, created when needed; looked up when first found, and
+    anew when Stash has them no more.
 
     Args:
         write: False in a preview: what would have to be created is left out.
@@ -154,6 +157,8 @@ class TagsInStash:
         self._run_id = run_id
         self._write = write
         self._known: dict[str, TagRef] = {}
+        self._names: dict[str, str] = {}
+        """Id of a tag → the name of the vocabulary it was found for, also when it is out of date."""
         self._turn = asyncio.Lock()
 
     async def find(self, names: Collection[str]) -> dict[str, TagRef]:
@@ -167,10 +172,29 @@ class TagsInStash:
                     found = await self._gateway.find_tags(list(missing)) if missing else {}
                 for name in names:
                     if tag := found.get(self._specs[name].stash_name):
-                        self._known[name] = tag
+                        self._known[name], self._names[tag.id] = tag, name
                 if self._write:
                     await self._applier.name_tags(self._known)
         return {n: self._known[n] for n in names if n in self._known}
+
+    async def up_to_date(self, wanted: Sequence[Desired]) -> list[Desired]:
+        """The wishes as they were, with tags that Stash has: one that the user deleted or merged since it was found
+        is found, or made, again.
+
+        Raises:
+            StashError: Stash cannot be asked, or refuses a tag.
+        """
+        ids = {i for desired in wanted for i in desired.tag_ids or ()}
+        lost = ids - (await self._gateway.tags_by_id(ids)).keys() if ids else set[str]()
+        if not lost:
+            return list(wanted)
+        self._known = {name: tag for name, tag in self._known.items() if tag.id not in lost}
+        found = await self.find({self._names[i] for i in lost})
+        now = {i: found[self._names[i]].id for i in lost if self._names[i] in found}
+        return [
+            replace(d, tag_ids=frozenset(now.get(i, i) for i in d.tag_ids or () if i in now or i not in lost))
+            for d in wanted
+        ]
 
     def names(self, names: Collection[str]) -> tuple[str, ...]:
         """What the tags of these names of the vocabulary are called in Stash."""

@@ -26,6 +26,7 @@ from haven_vlm.image_looking import ImageLooker, TagsInStash, how_settled
 from haven_vlm.marks import Marks
 from haven_vlm.ownership import Desired
 from haven_vlm.ports import Analysis, Settled
+from haven_vlm.privacy import redact
 from haven_vlm.progress import Progress
 from haven_vlm.reports import MediumReport, Status, WorkResult
 from haven_vlm.settings import Settings
@@ -178,7 +179,9 @@ class ImageRun:
             self._say(report_of(medium, Status.FAILED, str(exc)))
         except Exception as exc:  # a mistake of ours with one image must not cost the thousand others
             log.error("Unexpected error at %s", lane, exc_info=exc)
-            reason = f"unexpected error ({type(exc).__name__}: {exc}); the log has the details, please report it"
+            reason = redact(
+                f"unexpected error ({type(exc).__name__}: {exc}); the log has the details, please report it"
+            )
             self._say(report_of(medium, Status.FAILED, reason))
         return Settled.FAILED
 
@@ -240,6 +243,14 @@ class ImageRun:
 
     async def _write(self, batch: list[_Finding]) -> None:
         work, wanted = self._work, [finding.desired for finding in batch]
+        try:
+            wanted = await work.tags.up_to_date(wanted)
+        except StashUnauthorized:
+            raise
+        except StashError as exc:
+            for finding in batch:
+                self._say(replace(finding.report, status=Status.FAILED, reason=str(exc), tags=()))
+            return
         results = await (work.writer.write(work.run_id, wanted) if work.write else work.writer.preview(wanted))
         for finding, result in zip(batch, results, strict=True):
             report = finding.report

@@ -275,6 +275,44 @@ async def test_a_tag_that_stash_does_not_accept_fails_the_images_that_need_it(li
     assert library.names(Kind.IMAGE, foul.id) == {"VLM_TagMe"}
 
 
+@pytest.mark.parametrize("fate", ["deleted", "merged"])
+async def test_a_tag_that_goes_in_mid_run_is_found_or_made_again_for_what_follows(
+    library: Library, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    """Once, all that followed was said to be tagged, and was not."""
+    monkeypatch.setattr("haven_vlm.images.BATCH", 1)
+    images = [library.image() for _ in range(4)]
+    gallery = library.gallery(library.image())
+    called = {"deleted": "Dunk", "merged": "Slam dunk"}[fate]
+
+    def tidy_up() -> None:
+        (dunk,) = [tag.id for tag in library.stash.tags.values() if tag.name == "Dunk"]
+        if fate == "deleted":
+            library.stash.delete_tag(dunk)
+        else:
+            library.stash.merge_tags(dunk, library.stash.tag("Slam dunk"))
+
+    library.gateway.after["remove_tags"] = [tidy_up]
+    async with library.prepared() as (task, marks):
+        result = await task.run(Kind.IMAGE, [i.id for i in images], mark=marks.trigger)
+        assert {status for status, _ in told(result).values()} == {Status.TAGGED}
+        lacking = [i for i in images if called not in library.names(Kind.IMAGE, i.id)]
+        assert len(lacking) == (1 if fate == "deleted" else 0), "off the first one the user took it"
+        library.gateway.after["remove_tags"] = []
+        library.gateway.before["gallery_image_ids"] = [tidy_up] if fate == "deleted" else []
+        result = await task.run(Kind.GALLERY, [gallery], mark=marks.trigger)
+    assert library.names(Kind.GALLERY, gallery) == {"VLM_Tagged", called}
+
+
+async def test_a_stash_that_cannot_say_whether_tags_are_still_there(library: Library) -> None:
+    image = library.image()
+    library.gateway.before["tags_by_id"] = [failing(StashUnavailable("Stash does not answer."))]
+    result = await library.run(Kind.IMAGE, image.id)
+    assert told(result) == {image.id: (Status.FAILED, "Stash does not answer.")}
+    assert library.names(Kind.IMAGE, image.id) == {"VLM_TagMe"}
+    assert told(await library.run(Kind.IMAGE, image.id)) == {image.id: (Status.TAGGED, "")}
+
+
 async def test_an_image_that_another_run_writes_to_is_left_to_it(library: Library) -> None:
     image = library.image()
     async with Journal(library.folder / "ledger.sqlite") as other, other.claims.claim(Kind.IMAGE, image.id) as claimed:
