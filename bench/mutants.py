@@ -1,8 +1,8 @@
 """Small changes to a module's source, each of which a test should notice: enumerated, described, applied by number.
 
 One mutant is one change of one node: a comparison, an operator, a constant, a condition, a returned value, a statement
-with an effect. Annotations, decorators, docstrings, assertions (`strict=True` of a `zip` is one) and what is only said
-to the user are left alone.
+with an effect. Annotations, decorators, declarations of fields (`init=False`), docstrings, assertions (`strict=True` of
+a `zip` is one) and what is only said to the user are left alone.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Mutant:
     number: int
     """Place among all changes of its module."""
     function: str
-    """Qualified name of the function it is in; empty outside of any."""
+    """Qualified name of the function it is in; empty outside of any, as in the body of a class."""
     line: int
     text: str
     """The source line, stripped."""
@@ -134,7 +134,7 @@ def _changes(tree: ast.Module) -> Iterator[tuple[_Site, Change]]:
             yield site, (ast.copy_location(after, site.node), change)
 
 
-def _sites(parent: ast.AST, scope: tuple[str, ...]) -> Iterator[_Site]:
+def _sites(parent: ast.AST, scope: tuple[str, ...], function: str = "") -> Iterator[_Site]:
     for field, value in ast.iter_fields(parent):
         if field in _DECLARED or (field == "keywords" and isinstance(parent, ast.ClassDef)):
             continue
@@ -145,18 +145,19 @@ def _sites(parent: ast.AST, scope: tuple[str, ...]) -> Iterator[_Site]:
             if _left_alone(node):
                 continue
             if isinstance(node, ast.expr | ast.stmt):
-                yield _Site(node, parent, field, index, ".".join(scope))
-            inner = scope
+                yield _Site(node, parent, field, index, function)
+            inner, within = scope, function
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 inner = (*scope, node.name)
-            yield from _sites(node, inner)
+                within = ".".join(inner) if not isinstance(node, ast.ClassDef) else ""
+            yield from _sites(node, inner, within)
 
 
 def _left_alone(node: ast.AST) -> bool:
     match node:
         case ast.Assert() | ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return True
-        case ast.Expr(value=ast.Constant()) | ast.keyword(arg="strict"):  # a docstring; of `zip`
+        case ast.Expr(value=ast.Constant()) | ast.keyword(arg="strict" | "init"):  # a docstring; of `zip`, of `field`
             return True
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="log")))):
             return True

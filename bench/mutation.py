@@ -17,16 +17,18 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import _lru_cache_wrapper
 from pathlib import Path
 from random import Random
-from types import FunctionType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 import pytest
@@ -60,9 +62,10 @@ TESTS = {
 SHARE = 0.85
 """Least share of killed mutants in each group."""
 
-CPU_S = 20
-"""Processor time after which a mutant counts as hanging, and so as noticed."""
+CPU_S = 10
+"""A mutant whose tests need so much processor time more than three times all tests counts as hanging: as noticed."""
 WALL_S = 120.0
+"""The same for the time on the clock, for those that wait."""
 
 MARKER = "_reached_by_a_test"
 
@@ -74,6 +77,9 @@ class Reached:
     tests: Mapping[tuple[str, str], Sequence[int]]
     """(module, function) → numbers of the tests that call it, quickest first."""
     by_module: Mapping[str, Sequence[int]]
+    cpu_s: float
+    """Processor time of all of them."""
+    wall_s: float
 
 
 @dataclass(slots=True)
@@ -110,11 +116,13 @@ class MutationRun:
         self.outcomes: dict[str, Outcome] = {}
 
     def pytest_configure(self) -> None:
-        from hypothesis import Phase, settings  # not before pytest rewrites its assertions
+        from hypothesis import HealthCheck, Phase, settings  # not before pytest rewrites its assertions
 
-        # a failing example is enough: nobody looks at the smallest one
-        phases = (Phase.explicit, Phase.generate)
-        settings.register_profile("mutation", phases=phases, database=None, derandomize=True, deadline=None)
+        # a failing example is enough: nobody looks at the smallest one; a busy machine is no failure
+        phases, idle = (Phase.explicit, Phase.generate), [HealthCheck.too_slow]
+        settings.register_profile(
+            "mutation", phases=phases, database=None, derandomize=True, deadline=None, suppress_health_check=idle
+        )
         settings.load_profile("mutation")
 
     @pytest.hookimpl(tryfirst=True)
@@ -147,8 +155,8 @@ class MutationRun:
                 mutant = waiting.pop()
                 tests = reached.by_module[mutant.module]
                 tests = reached.tests.get((mutant.module, mutant.function), tests if not mutant.function else ())
-                pid = _forked(lambda m=mutant, t=tests: _notices(session, m, t))
-                running[pid] = mutant, time.monotonic() + WALL_S
+                pid = _forked(lambda m=mutant, t=tests: _notices(session, m, t, CPU_S + 3 * reached.cpu_s))
+                running[pid] = mutant, time.monotonic() + WALL_S + 3 * reached.wall_s
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 for late, (_, deadline) in running.items():
@@ -184,11 +192,11 @@ def _forked(work: Any) -> int:
         os._exit(code)
 
 
-def _notices(session: pytest.Session, mutant: Mutant, tests: Sequence[int]) -> int:
-    """1 if a test fails with this change in place, else 0."""
+def _notices(session: pytest.Session, mutant: Mutant, tests: Sequence[int], cpu_s: float) -> int:
+    """1 if a test fails with this change in place, else 0; killed if they take more processor time."""
     import resource  # POSIX only, as all that happens in here
 
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(cpu_s), math.ceil(cpu_s)))
     module = sys.modules[mutant.module]
     put_in_place(module, mutated(_file_of(module), mutant.number))
     return 1 if _run_tests(session, tests) else 0
@@ -218,17 +226,42 @@ def put_in_place(module: ModuleType, tree: ast.Module) -> None:
     for function in _functions(module.__dict__):
         if (new := codes.get((function.__code__.co_qualname, function.__code__.co_firstlineno))) is not None:
             function.__code__ = new.__code__
-            function.__defaults__, function.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
+            _replace_defaults(function, new)
     for name, new_value in [(n, v) for n, v in vars(changed).items() if not n.startswith("__")]:
         old = vars(module).get(name)
         if isinstance(old, type) and old.__module__ == module.__name__:
             made, remade = vars(old).get("__init__"), vars(new_value).get("__init__")
             if isinstance(made, FunctionType) and isinstance(remade, FunctionType):
-                made.__defaults__, made.__kwdefaults__ = remade.__defaults__, remade.__kwdefaults__
-        elif isinstance(old, int | float | str | tuple | frozenset) and repr(old) != repr(new_value):
+                _replace_defaults(made, remade)
+        elif isinstance(old, _VALUES) and repr(old) != repr(new_value):
             for holder in list(sys.modules.values()):
-                if getattr(holder, "__name__", "").startswith(("haven_", "tests.")) and name in vars(holder):
+                ours = getattr(holder, "__name__", "").startswith(("haven_", "tests."))
+                if ours and vars(holder).get(name) is old:
                     setattr(holder, name, new_value)
+
+
+_VALUES = (int, float, str, tuple, frozenset, dict, MappingProxyType, re.Pattern)
+"""What a constant of a module can be: values, which are told apart by how they are written."""
+
+
+def _replace_defaults(function: FunctionType, new: FunctionType) -> None:
+    """Give a function the defaults of another, and the `__init__` of a dataclass those of all its fields.
+
+    What is no plain value stays: a member of an enumeration that was made anew is not the one that the code compares.
+    """
+
+    def chosen(old: Any, new: Any) -> Any:
+        return new if isinstance(old, int | float | str) and not isinstance(old, Enum) else old
+
+    if function.__defaults__ and new.__defaults__:
+        function.__defaults__ = tuple(map(chosen, function.__defaults__, new.__defaults__))
+    if function.__kwdefaults__ and new.__kwdefaults__:
+        function.__kwdefaults__ = {k: chosen(v, new.__kwdefaults__[k]) for k, v in function.__kwdefaults__.items()}
+    # a field that is no parameter has its default in a cell
+    cells = dict(zip(new.__code__.co_freevars, new.__closure__ or (), strict=True))
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if "dflt_" in name and name in cells:
+            cell.cell_contents = chosen(cell.cell_contents, cells[name].cell_contents)
 
 
 def _functions(namespace: Mapping[str, Any]) -> list[FunctionType]:
@@ -277,7 +310,7 @@ def _what_tests_reach(session: pytest.Session, modules: Mapping[str, ModuleType]
     os.close(writing)
     with os.fdopen(reading) as coming:
         text = coming.read()
-    os.waitpid(pid, 0)
+    _, _, used = os.wait4(pid, 0)
     failed, seen = json.loads(text) if text else (["the process that ran them died"], [])
     if failed:
         pytest.exit(f"tests fail without any change: {', '.join(failed)}", returncode=1)
@@ -289,7 +322,7 @@ def _what_tests_reach(session: pytest.Session, modules: Mapping[str, ModuleType]
             tests[module, function].append(n)
         for module in {module for module, _ in seen[n][1]}:
             by_module[module].append(n)
-    return Reached(tests, by_module)
+    return Reached(tests, by_module, used.ru_utime + used.ru_stime, sum(seconds for seconds, _ in seen))
 
 
 def _file_of(module: ModuleType) -> Path:
