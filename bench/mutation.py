@@ -54,7 +54,7 @@ _POOL = ("policies", "resilience", "outages", "sharing", "roles", "cancelling", 
 TESTS = {
     "timeline": _TIMELINE,
     "sampling": _SAMPLING,
-    "parsing": ("tests/pure/test_prompts.py", "tests/pure/test_several.py"),
+    "parsing": tuple(f"tests/pure/test_{name}.py" for name in ("prompts", "replies", "several")),
     "resilience": tuple(f"tests/multiplexer/test_{name}.py" for name in _POOL),
 }
 """Those that need neither sockets nor files; a change that only slower tests notice counts as survived."""

@@ -50,11 +50,17 @@ _REFUSAL = re.compile(
 )
 _KEYS = ("tags", "tag", "labels", "label", "answer")
 _NEGATION = re.compile(r"\b(?:no|not|none|never|without|nor|cannot|\w+n['’]t)\b", re.IGNORECASE)
+_TABLE = re.compile(r"[:|]")
+"""What stands between a name and what is said of it."""
 _CHECKBOX = re.compile(r"^\s*(?:[-*•]\s*)?\[([ xX✓✔]?)\]\s*(.+?)\s*$")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
 _REMARKS = frozenset(["reason", "reasoning", "description", "explanation", "evidence", "comment", "id"])
 """Keys of an item that say something about it without changing whether it applies."""
 _MAX_CHARS = 20_000
+"""Longest text that is mended; what is valid may be longer."""
+_MAX_VALUES = 50
+"""Brackets that are tried as the beginning of a value: bounds the work on hostile text."""
+_CLOSERS = {"[": "]", "{": "}"}
 
 _EMPTY = ParsedReply(Outcome.UNPARSABLE, detail="the answer is empty")
 _THOUGHT_ONLY = ParsedReply(Outcome.UNPARSABLE, detail="only thinking, and no answer")
@@ -176,12 +182,12 @@ def _unwrap(text: str) -> str:
 def _json_values(body: str) -> Iterator[tuple[object, bool]]:
     """Outermost JSON (or Python) objects and arrays in a text, in order; and whether nothing follows or precedes."""
     decoder = json.JSONDecoder()
-    position, tries = 0, 0
-    while tries < 50:  # bounds the work on hostile text
+    position = 0
+    for _ in range(_MAX_VALUES):
         starts = [i for i in (body.find("{", position), body.find("[", position)) if i >= 0]
         if not starts:
             return
-        start, tries = min(starts), tries + 1
+        start = min(starts)
         try:
             value, end = decoder.raw_decode(body, start)
         except (ValueError, RecursionError):
@@ -207,9 +213,9 @@ def _relaxed(text: str) -> tuple[object, int] | None:
                 quote = ""
         elif c == '"' or (c == "'" and before in ("[", "{", ",", ":")):
             quote = c
-        elif c in "[{":
-            closers.append("]" if c == "[" else "}")
-        elif c in "]}":
+        elif c in _CLOSERS:
+            closers.append(_CLOSERS[c])
+        elif c in _CLOSERS.values():
             if not closers or closers.pop() != c:
                 return None
             if not closers:
@@ -217,7 +223,7 @@ def _relaxed(text: str) -> tuple[object, int] | None:
                 break
         if not c.isspace():
             before = c
-    if quote or len(closers) > 8 or (not end and (before not in ('"', "'", "]", "}") or len(text) > _MAX_CHARS)):
+    if quote or (not end and (before not in ('"', "'", "]", "}") or len(text) > _MAX_CHARS)):
         return None
     candidate = text[:end] if end else text.rstrip() + "".join(reversed(closers))
     candidate = re.sub(r",(\s*[\]}])", r"\1", candidate)
@@ -342,9 +348,9 @@ def _plain(body: str, words: _Words) -> ParsedReply:
         return _PARROT  # the whole list, plainly: said back rather than chosen from
     # prose has commas too: what is not known must be as short as a tag, and deny nothing
     if (
-        len(strangers) < len(items) - len(strangers) + 1
+        len(strangers) * 2 <= len(items)
         and any(known)
-        and all(len(s.split()) <= 3 and not _NEGATION.search(s) and ":" not in s for s in strangers)
+        and all(len(s.split()) <= 3 and not _NEGATION.search(s) and not _TABLE.search(s) for s in strangers)
     ):
         return _reply(items, words)
     return _UNREADABLE

@@ -53,8 +53,6 @@ def _by_number(value: object) -> dict[int, object] | None:
 
 
 def _number(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        return None
     match = _NUMBER.fullmatch(str(value).strip())
     return int(match[1]) if match else None
 
@@ -62,12 +60,10 @@ def _number(value: object) -> int | None:
 def tokens_of_each(tokens: Sequence[Token], pictures: int) -> list[Sequence[Token]]:
     """The tokens of an answer in the agreed form that speak of each picture; none where they cannot be told."""
     answer = b"".join(t.text for t in tokens)
-    starts: list[int] = []
-    for number in range(1, pictures + 1):
-        found = [m.start() for m in re.finditer(rb'"%d"\s*:\s*\[' % number, answer)]
-        if len(found) != 1 or (starts and found[0] < starts[-1]):
-            return [()] * pictures
-        starts.append(found[0])
+    found = [re.findall(rb'"%d"\s*:\s*\[' % number, answer) for number in range(1, pictures + 1)]
+    starts = [answer.find(each[0]) for each in found if len(each) == 1]
+    if len(starts) < pictures or starts != sorted(starts):
+        return [()] * pictures
     ends = [*starts[1:], len(answer)]
     parts: list[list[Token]] = [[] for _ in range(pictures)]
     position = 0

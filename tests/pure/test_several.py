@@ -61,6 +61,15 @@ def test_the_answers_budget_grows_with_the_pictures_up_to_a_bound() -> None:
         ('[["Dunk"],[],[]]', [None, None, None]),
         ('[{"tags":["Dunk"]},{"tags":[]},{"tags":[]}]', [None, None, None]),
         ('[{"picture":1,"tags":["Dunk"]},{"picture":1,"tags":[]}]', [None, None, None]),
+        ('{"1":["Dunk"],"2":[],"3":[]} {"ok":true}', [("Dunk",), (), ()]),
+        ('{"1":["Dunk"],"2":[],"3":[]} {"4":[]}', [None, None, None]),
+        ('{"1":"","2":"Foul","3":"hard to say"}', [(), ("Foul",), None]),
+        ('{"true":["Dunk"],"2":[],"3":[]}', [None, None, None]),
+        ('{"1":["Dunk"],"01":[],"2":[]}', [None, None, None]),
+        ('[{"picture":true,"tags":["Dunk"]}]', [None, None, None]),
+        ('[{"picture":1,"frame":2,"tags":["Dunk"]}]', [None, None, None]),
+        ('[{"picture":1,"tags":["Dunk"]},7]', [None, None, None]),
+        ('<|channel|>analysis<|message|>{"1":[],"2":[],"3":[]}', [None, None, None]),
         ("Picture 1 shows a Dunk.", [None, None, None]),
         ("", [None, None, None]),
     ],
@@ -82,6 +91,17 @@ def test_a_list_with_an_item_that_names_no_picture_is_not_read(text: str) -> Non
 
 def test_a_picture_that_is_left_out_says_so() -> None:
     assert parse_several('{"1":[],"2":[]}', THREE)[2].detail == "the answer leaves this picture out"
+
+
+def test_a_picture_that_the_model_declines_is_told_apart() -> None:
+    parts = parse_several('{"1":"I am sorry, I cannot describe this","2":[],"3":7}', THREE)
+    assert [p.outcome for p in parts] == [Outcome.REFUSED, Outcome.NONE, Outcome.UNPARSABLE]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "[7]", '{"pictures":[]}'])
+def test_an_answer_without_numbers_says_so(text: str) -> None:
+    details = {p.detail for p in parse_several(text, THREE)}
+    assert details == {"the answer does not say which picture it is about"}
 
 
 @given(st.text(max_size=200))
@@ -115,3 +135,23 @@ def test_each_picture_has_its_own_sureness() -> None:
     assert confidences(two, {"Dunk": ("Dunk",)}) == {"Dunk": 0.9}
     assert tokens_of_each(tokens, 3) == [(), (), ()]  # it does not speak of the third
     assert tokens_of_each((), 2) == [(), ()]
+
+
+def test_a_token_belongs_to_each_picture_it_reaches_into() -> None:
+    pieces = ["{", '"1":["', "Dunk", '"],', '"2":[', "]", ',"', '3":', "[]", "}"]
+    tokens = [Token(text.encode(), 1.0) for text in pieces]
+    parts = [[t.text.decode() for t in part] for part in tokens_of_each(tokens, 3)]
+    assert parts == [pieces[1:4], pieces[4:7], pieces[6:]]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"2":[],"1":[]}',
+        '{"1":[],"2":[],"1":[]}',
+        '{"1":[]}',
+        '{"tags":[]}',
+    ],
+)
+def test_out_of_order_or_twice_no_token_can_be_placed(answer: str) -> None:
+    assert tokens_of_each([Token(answer.encode(), 1.0)], 2) == [(), ()]
