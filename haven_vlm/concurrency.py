@@ -49,7 +49,7 @@ class Level:
 
     def score(self, limit: int) -> float:
         """See the module. Only the order of scores matters."""
-        return float(limit ** (1 - EXPONENT) * self.count / max(self.total_s, 1e-9))
+        return float(limit ** (1 - EXPONENT) * self.count / self.total_s) if self.total_s else math.inf
 
 
 @dataclass(slots=True)

@@ -71,7 +71,15 @@ class Backoff:
 
     def span_s(self, attempt: int) -> float:
         """The longest `delay_s` can be."""
-        return min(self.longest_s, self.first_s * 2.0 ** min(attempt, 60))
+        return _doubled(self.first_s, attempt, self.longest_s)
+
+
+def _doubled(first_s: float, times: int, longest_s: float) -> float:
+    return min(longest_s, first_s * 2.0 ** min(times, _MOST_DOUBLINGS))
+
+
+_MOST_DOUBLINGS = 60
+"""Beyond every limit, and far from where a float ends."""
 
 
 @dataclass(slots=True)
@@ -83,7 +91,7 @@ class Rest:
 
     def extend(self, for_s: float) -> None:
         """Rest `for_s` seconds from now; an earlier, longer wish stays in force."""
-        self.until = max(self.until, self.clock() + max(0.0, for_s))
+        self.until = max(self.until, self.clock() + for_s)
 
     @property
     def left_s(self) -> float:
@@ -169,7 +177,7 @@ class Breaker:
                 return False
             self.trip()
             return True
-        if self.state is not BreakerState.CLOSED or ok is None:
+        if ok is None:
             return False
         self._results.append((self.clock(), ok))
         self._forget()
@@ -194,7 +202,7 @@ class Breaker:
 
     def trip(self) -> None:
         """Open, or stay open for longer."""
-        span = min(self.longest_open_s, self.first_open_s * 2.0 ** min(self._opens, 60))
+        span = _doubled(self.first_open_s, self._opens, self.longest_open_s)
         self._opens += 1
         self._enter(BreakerState.OPEN)
         self._open_until = self.clock() + span * self.random.uniform(0.75, 1.25)
@@ -273,12 +281,12 @@ class Latencies:
         return self._mean if self.count else self.guess_s
 
     def percentile(self, share: float) -> float:
-        """The latency that `share` (0 to 1) of the last answers stayed below; 0 before the first."""
+        """The latency that `share` (0 to 1) of the last answers did not exceed; 0 before the first."""
         if not self._recent:
             return 0.0
         if self._sorted is None:
             self._sorted = sorted(self._recent)
-        return self._sorted[min(len(self._sorted) - 1, math.ceil(share * len(self._sorted)) - 1)]
+        return self._sorted[max(0, math.ceil(share * len(self._sorted)) - 1)]
 
 
 @dataclass(slots=True)
@@ -313,7 +321,7 @@ class Timeouts:
         cold = self.latencies.count < self.enough or self.clock() - self._last_answer > self.idle_s
         if patient or cold:
             return self.most_s
-        usual = 4.0 * self.latencies.percentile(0.95) * 2.0 ** min(self._in_a_row, 10)
+        usual = _doubled(4.0 * self.latencies.percentile(0.95), self._in_a_row, self.most_s)
         return min(self.most_s, max(self.least_s, usual))
 
     def answered(self) -> None:
