@@ -195,7 +195,7 @@ class Breaker:
     def forgive(self) -> None:
         """Take back the latest failure: it was the question's fault, not the endpoint's."""
         self._in_a_row = 0
-        for i in range(len(self._results) - 1, -1, -1):
+        for i in reversed(range(len(self._results))):
             if not self._results[i][1]:
                 del self._results[i]
                 return

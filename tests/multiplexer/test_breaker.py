@@ -109,7 +109,7 @@ def test_after_forgiveness_a_row_begins_anew() -> None:
     machine = breaker()
     feed(machine, "+++++++++---")
     machine.forgive()
-    assert feed(machine, "-") == [False]
+    assert feed(machine, "t-") == [False, False]
 
 
 # --- open, half open, closed again ----------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_after_a_good_trial_its_record_is_clean() -> None:
     assert feed(machine, "+") == [False]
     assert state(machine) is BreakerState.CLOSED
     assert machine.failure_ratio() == 1 / 2
-    assert feed(machine, "--") == [False, False]
+    assert feed(machine, "-t") == [False, False]
     assert feed(machine, "-") == [True]
 
 

@@ -144,6 +144,11 @@ def test_a_token_belongs_to_each_picture_it_reaches_into() -> None:
     assert parts == [pieces[1:4], pieces[4:7], pieces[6:]]
 
 
+def test_of_an_answer_about_more_pictures_those_that_were_asked_about_are_found() -> None:
+    tokens = [Token(text.encode(), 1.0) for text in ('{"1":[', '],"2":[', '],"3":[', "]}")]
+    assert tokens_of_each(tokens, 2) == [tokens[:2], tokens[1:]]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
