@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 _TIE = "two courses are never exactly as likely: the chances are sums of logarithms of different numbers"
+_ANY_NUMBER = "tickets are only compared: any other number tells two states apart as well"
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("haven_vlm.spans", "break", "break → continue"): "courses that agree with their errors come out the same again",
@@ -24,10 +24,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return distances[len(distances) * 19 // 20] if distances else 0",
         "0 → 1",
     ): "without distances between keyframes nothing is compared with the usual one",
-=======
-_ANY_NUMBER = "tickets are only compared: any other number tells two states apart as well"
-
-EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("haven_vlm.resilience", "_generation: int = field(default=0, init=False)", "0 → 1"): _ANY_NUMBER,
     ("haven_vlm.resilience", "self._generation += 1", "self._generation += 1 → self._generation -= 1"): _ANY_NUMBER,
     ("haven_vlm.resilience", "self._generation += 1", "1 → 2"): _ANY_NUMBER,
@@ -37,6 +33,5 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("haven_vlm.concurrency", "_epoch: int = field(default=0, init=False)", "0 → 1"): _ANY_NUMBER,
     ("haven_vlm.concurrency", "self._epoch += 1", "self._epoch += 1 → self._epoch -= 1"): _ANY_NUMBER,
     ("haven_vlm.concurrency", "self._epoch += 1", "1 → 2"): _ANY_NUMBER,
->>>>>>> 566f79b (Mutation testing: what no test can notice of tickets; tables in an answer are no list of names)
 }
 """(module, source line, change) → why it changes nothing that anybody could see."""

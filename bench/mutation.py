@@ -49,7 +49,8 @@ _TIMELINE = ("tests/pure/test_timeline.py", "tests/pure/test_spans.py")
 _SAMPLING = tuple(
     f"tests/pure/test_{name}.py" for name in ("sampling", "sampling_adaptive", "refinement", "probing", "shots")
 )
-_POOL = ("policies", "resilience", "outages", "sharing", "roles", "cancelling", "hedging", "statistics")
+_BY_HAND = ("breaker", "finding_slots", "outage_watch", "resilience")
+_POOL = (*_BY_HAND, "policies", "outages", "sharing", "roles", "cancelling", "hedging", "statistics")
 
 TESTS = {
     "timeline": _TIMELINE,
