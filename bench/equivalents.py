@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _TIE = "two courses are never exactly as likely: the chances are sums of logarithms of different numbers"
 _ANY_NUMBER = "tickets are only compared: any other number tells two states apart as well"
+_SET_BEFORE = "read in one state only, and set on the way there"
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("haven_vlm.spans", "break", "break → continue"): "courses that agree with their errors come out the same again",
@@ -27,9 +28,8 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("haven_vlm.resilience", "_generation: int = field(default=0, init=False)", "0 → 1"): _ANY_NUMBER,
     ("haven_vlm.resilience", "self._generation += 1", "self._generation += 1 → self._generation -= 1"): _ANY_NUMBER,
     ("haven_vlm.resilience", "self._generation += 1", "1 → 2"): _ANY_NUMBER,
-    ("haven_vlm.resilience", "_probing: bool = field(default=False, init=False)", "False → True"): (
-        "read half open only, and set on the way there"
-    ),
+    ("haven_vlm.resilience", "_probing: bool = field(default=False, init=False)", "False → True"): _SET_BEFORE,
+    ("haven_vlm.resilience", "_open_until: float = field(default=0.0, init=False)", "0.0 → 1.0"): _SET_BEFORE,
     ("haven_vlm.concurrency", "_epoch: int = field(default=0, init=False)", "0 → 1"): _ANY_NUMBER,
     ("haven_vlm.concurrency", "self._epoch += 1", "self._epoch += 1 → self._epoch -= 1"): _ANY_NUMBER,
     ("haven_vlm.concurrency", "self._epoch += 1", "1 → 2"): _ANY_NUMBER,

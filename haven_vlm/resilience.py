@@ -236,7 +236,7 @@ class FairShare:
     """Questions a candidate can be owed at most."""
     _position: dict[str, float] = field(default_factory=dict, init=False)
     """Questions it got, per unit of weight."""
-    _front: float = field(default=0.0, init=False)
+    _front: float = field(default=-math.inf, init=False)
     """Position of whoever was chosen, at its furthest."""
 
     def place(self, name: str, weight: float) -> float:
