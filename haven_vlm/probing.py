@@ -40,7 +40,7 @@ class Rules:
     thresholds: Mapping[str, float]
     """Tag → confidence from which it counts; other tags do not matter."""
     gaps_ms: Mapping[str, int]
-    """Tag → pause up to which two of its spans are one anyway: its ends are not worth a question."""
+    """The same tags → pause up to which two of its spans are one anyway: its ends are not worth a question."""
 
 
 @dataclass(frozen=True, slots=True)

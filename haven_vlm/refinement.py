@@ -138,7 +138,7 @@ class _Derivation:
         pending = False
         for tag in sorted(flips):
             there = tag in here
-            if not there and before + after <= self._rules.gaps_ms.get(tag, 0):
+            if not there and before + after <= self._rules.gaps_ms[tag]:
                 here |= {tag}  # a pause that short is none
             elif max(before, after) > self._tolerance:
                 verdict = self._vote(i, tag, there, before + after)
@@ -150,7 +150,7 @@ class _Derivation:
 
     def _vote(self, i: int, tag: str, there: bool, doubt: int) -> bool | None:
         """Whether a lone flip is confirmed by one of its votes; None: not known yet."""
-        low = self._at[i - 1] if i else -1
+        low = self._at[i - 1] if i else -math.inf
         high = self._at[i + 1] if i + 1 < len(self._at) else math.inf
         asked = self._votes.setdefault((i, tag), [])
         places = [v for v in self._live[i].votes_ms if low < v < high and v != self._at[i]]
@@ -186,7 +186,7 @@ class _Derivation:
 
     def _joined(self, i: int, tag: str, believed: Sequence[Tags | None]) -> bool | None:
         """Whether the tag is there again so soon that this boundary vanishes anyway; None: not known yet."""
-        gap = self._rules.gaps_ms.get(tag, 0)
+        gap = self._rules.gaps_ms[tag]
         here = believed[i]
         assert here is not None
         others: Iterable[int] = range(i + 2, len(believed)) if tag in here else range(i - 1, -1, -1)
@@ -324,7 +324,7 @@ class _Derivation:
         before, first, last, after = moments[0], moments[1], moments[-2], moments[-1]
         if max(first - before, after - last) <= 2 * self._tolerance:
             return
-        if not there and after - before <= self._rules.gaps_ms.get(tag, 0):
+        if not there and after - before <= self._rules.gaps_ms[tag]:
             return
         if first == last:
             reach = min(VOTE_MS, self._tolerance)

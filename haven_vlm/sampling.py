@@ -50,7 +50,7 @@ class PolicySampler:
     known when the time is up says something about all of it.
     """
 
-    def __init__(self, search: Search, *, max_questions: int | None = None, evenly: bool = False) -> None:
+    def __init__(self, search: Search, *, max_questions: int | None, evenly: bool) -> None:
         self._search = search
         self._max_questions = max_questions
         self._turns: dict[int, int] = {}
@@ -146,11 +146,9 @@ def _anchor(at_ms: int, last_ms: int, interval_ms: int, votes_ms: tuple[int, ...
 def _regular_anchors(duration_ms: int, interval_ms: int, tolerance_ms: int) -> list[Anchor]:
     last, reach = _last_ms(duration_ms), min(VOTE_MS, tolerance_ms)
     interval_ms = max(interval_ms, last // MOST_ANCHORS)
-    times = list(range(0, last, interval_ms)) or [0]
-    if last > times[-1]:
-        if len(times) > 1 and last - times[-1] < interval_ms // 4:
-            times.pop()  # the end is so near that one look does for both
-        times.append(last)
+    times = [*range(0, last, interval_ms), last]
+    if len(times) > 2 and times[-1] - times[-2] < interval_ms // 4:
+        del times[-2]  # the end is so near that one look does for both
     return [_anchor(t, last, interval_ms, (t + reach, t - reach)) for t in times]
 
 

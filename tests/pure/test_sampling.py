@@ -115,6 +115,12 @@ def test_substitutes_are_no_further_away_than_a_quarter_of_the_interval() -> Non
     ]
 
 
+def test_a_medium_too_short_for_a_substitute_has_none() -> None:
+    for lost in (0, 50):
+        found = run(make_sampler(settings(), 150), lambda t, lost=lost: failed(t) if t == lost else sample(t))  # type: ignore[misc]
+        assert found.keys() == {0, 50}
+
+
 def test_a_substitute_that_is_looked_at_anyway_costs_nothing() -> None:
     fine = make_sampler(settings(video_frame_interval=0.4, boundary_tolerance=0.05), 600)
     assert [(at_ms, instead) for at_ms, instead, _ in looks(fine)] == [(0, [100]), (400, []), (500, [])]

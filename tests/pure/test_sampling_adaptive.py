@@ -118,6 +118,25 @@ def test_within_a_shot_looks_are_eight_intervals_apart(interval: float, times: l
 
 
 @pytest.mark.parametrize(
+    ("interval", "shot_ms", "looks_within"),
+    [(1, 8000, 1), (1, 8001, 2), (1, 16_000, 2), (1, 16_001, 3), (2, 16_000, 1), (2, 16_001, 2), (20, 20_001, 2)],
+)
+def test_a_shot_gets_one_look_more_for_each_such_distance(interval: float, shot_ms: int, looks_within: int) -> None:
+    wanted = settings(sampling="adaptive", video_frame_interval=interval)
+    survey = keyframes(0, shot_ms, gop_ms=40_000)
+    now = make_sampler(wanted, shot_ms + 30_000, survey).wish({}).now
+    assert len([t for t in now if t < shot_ms]) == looks_within
+
+
+def test_a_look_within_a_quarter_of_the_interval_before_the_end_is_enough() -> None:
+    survey = keyframes(0, 13_000, gop_ms=40_000)
+    for duration_ms, behind_the_cut in ((14_500, [13_200]), (15_299, [13_200]), (15_300, [13_200, 15_200])):
+        wanted = settings(sampling="adaptive", video_frame_interval=8)
+        now = make_sampler(wanted, duration_ms, survey).wish({}).now
+        assert [t for t in now if t > 13_000] == behind_the_cut
+
+
+@pytest.mark.parametrize(
     ("interval", "shot_ms", "looked_at"),
     [(2, 1199, False), (2, 1200, True), (8, 1199, False), (8, 1200, True), (1.6, 999, False), (1.6, 1000, True)],
 )
