@@ -5,6 +5,11 @@ from __future__ import annotations
 _TIE = "two courses are never exactly as likely: the chances are sums of logarithms of different numbers"
 _ANY_NUMBER = "tickets are only compared: any other number tells two states apart as well"
 _SET_BEFORE = "read in one state only, and set on the way there"
+_VOTES = "return Anchor(at_ms, instead, tuple(v for v in votes_ms if 0 <= v <= last_ms))"
+_FIRST = "the first moment is always an anchor, and a vote at an anchor is passed over"
+_KNOWN = "the answers next to what is chased are known, and say that the tag is not there"
+_SIDES = "sides = [c + d for c in cuts[first:after] for d in (-margin, margin) if low < c + d < high]"
+_NEARER = "where one side of a cut is an end of the stretch, its other side is nearer to the middle, or all is settled"
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("haven_vlm.spans", "break", "break → continue"): "courses that agree with their errors come out the same again",
@@ -20,6 +25,12 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if not whole and gain < proof(length_ms):",
         "gain < proof(length_ms) → gain <= proof(length_ms)",
     ): "no stretch is exactly as much likelier as is asked of it",
+    ("haven_vlm.sampling", _VOTES, "0 <= v <= last_ms → 0 < v <= last_ms"): _FIRST,
+    ("haven_vlm.sampling", _VOTES, "0 → 1"): _FIRST,
+    ("haven_vlm.refinement", _SIDES, "low < c + d < high → low <= c + d < high"): _NEARER,
+    ("haven_vlm.refinement", _SIDES, "low < c + d < high → low < c + d <= high"): _NEARER,
+    ("haven_vlm.refinement", "if not before < vote < after:", "before < vote < after → before <= vote < after"): _KNOWN,
+    ("haven_vlm.refinement", "if not before < vote < after:", "before < vote < after → before < vote <= after"): _KNOWN,
     (
         "haven_vlm.shots",
         "return distances[len(distances) * 19 // 20] if distances else 0",

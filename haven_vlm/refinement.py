@@ -89,7 +89,7 @@ class _Derivation:
 
     def run(self) -> Progress:
         self._anchors()
-        if self._search.beyond_anchors and len(self._live) > 1:
+        if self._search.beyond_anchors:
             believed = [self._believed(i) for i in range(len(self._live))]
             for i in range(len(self._live) - 1):
                 self._stretch(i, believed)
@@ -171,7 +171,7 @@ class _Derivation:
             return
         self._out.settled += 1
         low, high = self._at[i], self._at[i + 1]
-        if left is right or high - low <= self._tolerance or not (differing := left ^ right):
+        if left is right or not (differing := left ^ right):
             return
         asked: list[int] = []
         settled = True
@@ -216,25 +216,22 @@ class _Derivation:
             asked.append(vote)
             if narrowed[0] < vote < narrowed[1]:
                 narrowed = (vote, narrowed[1]) if (tag in look.there) == there else (narrowed[0], vote)
-        steps += self._spared(i, tag, high) + self._spared(i + 1, tag, low)
+        steps += self._spared(i + 1, tag)
         return self._halve(tag, there, *narrowed, steps=steps, step=HALVING_STEP, asked=asked)
 
     def _own_votes(self, i: int, tag: str) -> list[int]:
         return self._votes.get((i, tag), [])
 
-    def _spared(self, i: int, tag: str, far: int) -> int:
-        """Steps that the other side of a lone anchor needs no more, since its vote was next to the anchor already."""
+    def _spared(self, i: int, tag: str) -> int:
+        """Steps that the stretch behind a lone anchor needs no more, since its first vote ended the tag right there."""
         votes = self._own_votes(i, tag)
-        if len(votes) < 2 or (votes[0] > self._at[i]) == (far > self._at[i]):
+        if len(votes) < 2 or i + 1 == len(self._at) or not 0 < votes[0] - self._at[i] <= self._tolerance:
             return 0
-        beyond = i + 1 if votes[0] > self._at[i] else i - 1
-        if not 0 <= beyond < len(self._at) or abs(votes[0] - self._at[i]) > self._tolerance:
-            return 0
-        return max(0, self._steps(abs(self._at[beyond] - self._at[i])) - 1)
+        return max(0, self._steps(self._at[i + 1] - self._at[i]) - 1)
 
     def _steps(self, width_ms: int) -> int:
-        """Halvings that make a stretch as narrow as it is wanted."""
-        return max(0, math.ceil(math.log2(width_ms / self._tolerance))) if width_ms > 0 else 0
+        """Halvings that make a stretch as narrow as it is wanted; none or less than none if it is."""
+        return math.ceil(math.log2(width_ms / self._tolerance))
 
     def _halve(self, tag: str, there: bool, low: int, high: int, *, steps: int, step: int, asked: list[int]) -> bool:
         """Narrow a stretch at whose lower end the tag's presence is `there`, and at whose upper end it is not.

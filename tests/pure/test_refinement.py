@@ -177,6 +177,29 @@ def test_a_flip_that_the_second_vote_confirms_ends_between_anchor_and_first_vote
     ]
 
 
+def test_what_a_second_vote_saves_counts_as_still_to_be_asked() -> None:
+    told = steps(search(range(0, 60_001, 20_000)), dunk((18_900, 20_100)))
+    assert [at.ahead for at in told] == [0, 0, 9, 8, 7, 6, 5, 4, 0]
+
+
+def test_a_vote_far_away_saves_nothing() -> None:
+    """The vote before the next cut does not narrow the stretch behind it to the tolerance."""
+    anchors = [Anchor(0, 400, ()), Anchor(20_000, 20_400, (39_800, 20_400)), Anchor(40_000, 40_400, ())]
+    told = steps(Search(anchors, search().rules), dunk((18_900, 20_500)))
+    assert [at.ahead for at in told] == [0, 0, 8, 6, 4, 2, 1, 0, 0]
+
+
+def test_votes_on_one_side_only() -> None:
+    """The first look of a long shot has nothing before it, and the last one may have no anchor behind it."""
+    first = Anchor(0, 400, (400, 800))
+    rest = [Anchor(20_000, 20_400, (20_400, 19_600)), Anchor(40_000, 40_400, (40_400, 40_800))]
+    searching = Search([first, *rest], search().rules)
+    assert asked(searching, dunk((0, 300), (700, 900))) == [{400: (2, 20_000)}, {800: (3, 20_000)}]
+    last = steps(searching, dunk((39_900, 40_100), (40_700, 40_900)))
+    halvings = [({30_000}, 5), ({35_000}, 4), ({37_500}, 3), ({38_750}, 2), ({39_375}, 1), ({39_687}, 0), (set(), 0)]
+    assert [({*at.wanted}, at.ahead) for at in last] == [({40_400}, 0), ({40_800}, 0), *halvings]
+
+
 def test_flips_of_two_tags_share_votes() -> None:
     both = right({"Dunk": ((20_000, 20_001),), "Foul": ((20_000, 20_401),)})
     assert asked(search(), both) == [
@@ -431,6 +454,12 @@ def test_cuts_at_the_anchors_themselves_have_one_side() -> None:
     ]
 
 
+def test_cuts_elsewhere_change_nothing() -> None:
+    wrong = dunk((24_000, 24_001), (29_000, EVER))
+    for cuts in ([5000], [5000, 40_000], [0, 15_700, 32_300]):
+        assert asked(search(WIDE, cuts_ms=cuts), wrong) == asked(search(WIDE), wrong)
+
+
 # --- what is found on the way ---
 
 FAR = range(0, 48_001, 12_000)
@@ -504,6 +533,17 @@ def test_two_tags_on_the_way_are_searched_both() -> None:
     ]
 
 
+def test_an_end_that_the_gap_hides_does_not_keep_others_from_being_found() -> None:
+    three = right({"Dunk": ((14_300, EVER),), "Foul": ((0, 12_100), (35_900, EVER)), "Timeout": ((13_600, 18_700),)})
+    assert asked(search(FAR, gap_ms=24_000), three) == [
+        *ONSET,
+        {13_875: (202, 750), 21_000: (202, 6000)},
+        {19_500: (203, 3000)},
+        {18_750: (204, 1500)},
+        {18_375: (205, 750)},
+    ]
+
+
 def test_two_spans_of_one_tag_on_the_way_are_searched_both() -> None:
     assert on_the_way(((13_400, 13_600), (14_900, 18_300))) == [
         {13_900: (200, 2250), 21_000: (202, 6000)},
@@ -530,5 +570,10 @@ def test_narrow_stretches_hold_no_span_worth_chasing() -> None:
     for foul in ((17_300, 17_600), (16_900, 17_200)):
         late = right({"Dunk": ((17_300, EVER),), "Foul": (foul,)})
         assert asked(search(), late) == [{18_000: (4, 4000)}, {17_000: (5, 2000)}, {17_500: (6, 1000)}]
+    at_a_cut = right({"Dunk": ((20_400, EVER),), "Foul": ((20_500, 20_700),)})
+    assert asked(search(range(0, 24_001, 2000), cuts_ms=[20_400]), at_a_cut) == [
+        {20_600: (4, 2000)},
+        {20_200: (5, 600)},
+    ]
     wider = right({"Dunk": ((1300, EVER),), "Foul": ((990, 1010),)})
     assert asked(search(range(0, 20_021, 4004)), wider)[3:] == [{1401: (200, 1501)}, {601: (201, 1401)}]

@@ -205,6 +205,18 @@ def test_few_fixed_moments_are_spread_evenly() -> None:
     assert times(31) == (*range(0, 59_000, 2000), 59_900)
 
 
+def test_few_questions_are_asked_step_by_step() -> None:
+    """What follows from an answer comes after all that was wanted before it: votes on a flip come before halvings."""
+    answer = right({"Dunk": ((4000, 4001),), "Foul": ((11_000, 30_000),)})
+    sampler = make_sampler(settings(max_questions_per_scene=16), 20_100)
+    known = {t: answer(t) for t in sampler.wish({}).now}
+    turns = []
+    while now := sampler.wish(known).now:
+        turns.append(now)
+        known |= {t: answer(t) for t in now}
+    assert turns == [(4400,), (3600,), (11_000,), (10_500,)]
+
+
 def test_the_last_questions_settle_most() -> None:
     """Four ends are searched, at the last of them two tags change: with one question left, it is asked there."""
     truth = {"Dunk": ((3000, 7000), (11_000, 15_000)), "Foul": ((15_000, 30_000),)}

@@ -117,6 +117,13 @@ def test_within_a_shot_looks_are_eight_intervals_apart(interval: float, times: l
     assert [*now] == times
 
 
+def test_the_other_end_of_the_last_shot_is_asked_about_if_it_can_be_shown() -> None:
+    survey = keyframes(0, 13_000, gop_ms=40_000)
+    for tolerance, votes in ((0.22, [14_390, 13_330]), (0.2, [14_400, 13_300]), (0.18, [13_270])):
+        wanted = settings(sampling="adaptive", video_frame_interval=8, boundary_tolerance=tolerance)
+        assert looks(make_sampler(wanted, 14_500, survey))[-1][2] == votes
+
+
 @pytest.mark.parametrize(
     ("interval", "shot_ms", "looks_within"),
     [(1, 8000, 1), (1, 8001, 2), (1, 16_000, 2), (1, 16_001, 3), (2, 16_000, 1), (2, 16_001, 2), (20, 20_001, 2)],
