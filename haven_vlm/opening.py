@@ -27,11 +27,15 @@ _OF_STILLS = frozenset({"mjpeg", "png", "gif", "bmp", "webp", "tiff"})
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Titles in odd encodings must not keep us from a video; PyAV 19 has no such option and takes them all."""
 
+_NO_PLAYLIST = {"format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS))}
+"""A playlist is turned away before a line of it is followed: FFmpeg would ask the addresses in it, and hand our key to
+whoever is there."""
+
 av.logging.set_level(None)  # FFmpeg's chatter would land on stderr, which Stash reads as our log
 
 
 def open_container(location: Location, timeout: tuple[float, float]) -> InputContainer:
-    options = {"protocol_whitelist": "file"}
+    options = {"protocol_whitelist": "file", **_NO_PLAYLIST}
     target = f"file:{location.target}"  # a name such as “concat:x” shall mean a file
     if location.is_stream:
         options |= {
@@ -48,10 +52,7 @@ def open_container(location: Location, timeout: tuple[float, float]) -> InputCon
     # as `options` they would go to each stream as well, and older PyAV crashes on streams that turn up late
     with _translated(location):
         container: InputContainer = av.open(target, container_options=options, timeout=timeout, **_LENIENT)
-    if container.format.name in PLAYLISTS:
-        container.close()
-        raise MediaUnreadable(f"{location.title} is a playlist, not a video.")
-    return container
+        return container
 
 
 def _unreachable_path(path: str) -> MediaError | None:
@@ -103,6 +104,8 @@ def _what_it_is_instead(path: str) -> str:
         return ""
     if head[4:8] == b"ftyp":
         return "is an MP4 whose index (moov) is missing or damaged: the recording or copy was cut off"
+    if head.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in head:
+        return "is a playlist, not a video"
     if not any(byte < 9 or 13 < byte < 32 for byte in head):
         return "holds text, not a video"
     if not any(head):

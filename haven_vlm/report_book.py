@@ -143,6 +143,7 @@ class ReportBook:
             try:
                 pictures = await self._pictures(one)
             except asyncio.CancelledError:
+                self._without_pictures += 1
                 await self._put(one, ())
                 raise
             except (HavenError, TimeoutError) as exc:

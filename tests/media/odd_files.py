@@ -143,6 +143,22 @@ def with_cover(source: Path, path: Path) -> Path:
     return path
 
 
+def only_cover(path: Path) -> Path:
+    """An album: sound, and a picture on its sleeve."""
+    with av.open(str(path), "w", format="mp4") as output:
+        art = output.add_stream("mjpeg", rate=1)
+        assert isinstance(art, VideoStream)
+        art.width, art.height, art.pix_fmt = 320, 320, "yuvj420p"
+        art.disposition = av.stream.Disposition.attached_pic
+        sound = output.add_stream("aac", rate=44100)
+        frame = VideoFrame.from_image(picture(0, (320, 320))).reformat(format="yuvj420p")  # type: ignore[no-untyped-call]
+        frame.pts = 0
+        output.mux(art.encode(frame))
+        output.mux(art.encode(None))
+        _add_silence(output, sound, 1)
+    return path
+
+
 def cut_off(source: Path, path: Path, share: float) -> Path:
     """The beginning of a file."""
     whole = source.read_bytes()

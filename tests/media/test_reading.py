@@ -25,6 +25,7 @@ from haven_vlm.errors import MediaUnreachable, MediaUnreadable
 from haven_vlm.facts import Frame, Glimpse, VideoInfo
 from haven_vlm.location import Location
 from haven_vlm.media import VideoSource
+from haven_vlm.opening import open_container
 from haven_vlm.picture import Preparation
 from haven_vlm.reading import VideoReader, open_video
 from tests.media import odd_files as odd
@@ -125,6 +126,39 @@ async def test_an_error_in_the_thread_is_raised_where_the_frames_are_wanted() ->
             async for frame in source.frames([0, 1]):
                 got.append(frame.at_ms)
         assert got == [0]
+
+
+async def test_a_reader_is_used_only_while_it_is_open(film: Path) -> None:
+    source = reader(film)
+    with pytest.raises(RuntimeError, match="not open"):
+        _ = source.info
+    async with source:
+        assert source.info.duration_ms == 6000
+    with pytest.raises(RuntimeError, match="not open"):
+        _ = [frame async for frame in source.frames([0])]
+
+
+async def test_a_reader_given_up_while_it_opens_leaves_no_thread() -> None:
+    """The medium takes long to open, and the run is stopped meanwhile."""
+    opening, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def opener(step: Callable[[], None]) -> FakeSource:
+        loop.call_soon_threadsafe(opening.set)
+        go_on.wait()
+        step()
+        raise AssertionError("nobody wants it any more")
+
+    source = VideoReader([], Preparation(), opener=opener)
+    entering = asyncio.create_task(source.__aenter__())
+    await opening.wait()
+    entering.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert source._thread is not None and not source._thread.is_alive()
 
 
 class Patience:
@@ -239,12 +273,27 @@ async def test_slow_is_not_hanging() -> None:
         (lambda p: p.mkdir(), MediaUnreachable, "is a folder"),
         (lambda p: p.write_bytes(b""), MediaUnreadable, "is empty"),
         (lambda p: p.write_text("hello\n" * 500), MediaUnreadable, "holds text"),
-        (lambda p: p.write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n"), MediaUnreadable, "holds text"),
+        (lambda p: p.write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n"), MediaUnreadable, "is a playlist"),
+        (lambda p: p.write_text("ffconcat version 1.0\nfile 'other.mp4'\n"), MediaUnreadable, "is a playlist"),
+        (lambda p: p.write_text('<?xml version="1.0"?>\n<MPD></MPD>'), MediaUnreadable, "is a playlist"),
         (lambda p: p.write_bytes(bytes(100_000)), MediaUnreadable, "nothing but zeros"),
         (lambda p: odd.only_sound(p), MediaUnreadable, "only sound"),
+        (lambda p: odd.only_cover(p), MediaUnreadable, "no video stream, only a cover picture"),
         (lambda p: odd.cut_off(odd.write(p.with_name("w.mp4"), odd.steady(2)), p, 0.8), MediaUnreadable, "moov"),
     ],
-    ids=["missing", "folder", "empty", "text", "playlist", "zeros", "sound only", "no index"],
+    ids=[
+        "missing",
+        "folder",
+        "empty",
+        "text",
+        "hls",
+        "concat",
+        "dash",
+        "zeros",
+        "sound only",
+        "cover only",
+        "no index",
+    ],
 )
 async def test_what_cannot_be_read_says_why_in_a_sentence(
     tmp_path: Path, make: Callable[[Path], object], error: type[Exception], sentence: str
@@ -269,6 +318,12 @@ def test_a_name_is_only_a_name(film: Path, tmp_path: Path, name: str) -> None:
         pytest.skip("no file can have this name here")
     with open_video([Location(str(path))], Preparation()) as source:
         assert [time_of(f.jpeg) for f in source.frames([1000])] == [1000]
+
+
+async def test_a_name_that_no_disk_takes_is_said() -> None:
+    with pytest.raises(MediaUnreachable, match="cannot be reached: file name too long"):
+        async with reader(f"/media/{'x' * 5000}.mp4"):
+            raise AssertionError("it cannot be open")
 
 
 async def test_a_second_place_is_tried_only_when_the_first_cannot_be_reached(film: Path, tmp_path: Path) -> None:
@@ -306,12 +361,16 @@ async def stash_stream(film: Path, *, key: str = "secret", breaks_off: int = 0) 
             return answer
         return web.FileResponse(film)
 
+    async def says(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=int(request.match_info["status"]))
+
     async def elsewhere(request: web.Request) -> web.StreamResponse:
         raise web.HTTPFound(f"/scene/1/stream?apikey={key}")
 
     app = web.Application()
     app.router.add_get("/scene/1/stream", stream)
     app.router.add_get("/moved", elsewhere)
+    app.router.add_get("/says/{status}", says)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -346,6 +405,8 @@ async def test_a_stream_that_breaks_off_is_taken_up_again(film: Path) -> None:
         ("/scene/1/stream", "wrong", "wants a login"),
         ("/scene/2/stream", "secret", "is not there"),
         ("/moved", "secret", "cannot be reached"),
+        ("/says/403", "secret", "is not allowed to us"),
+        ("/says/410", "secret", "was refused: "),
     ],
 )
 async def test_why_the_stream_cannot_be_read_is_said_without_its_address(
@@ -361,6 +422,19 @@ async def test_why_the_stream_cannot_be_read_is_said_without_its_address(
     assert "127.0.0.1" not in said
     assert caught.value.__cause__ is None
     assert key not in repr(Location(url, {"ApiKey": key}))
+
+
+async def test_a_server_that_does_not_answer() -> None:
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    over = asyncio.Event()
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/scene/1/stream"
+        with pytest.raises(MediaUnreachable, match="did not answer in time"):
+            await asyncio.to_thread(open_container, Location(address), (0.05, 0.05))
+        over.set()
 
 
 async def test_a_server_that_is_not_there() -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from haven_vlm.errors import MediaUnreachable
 from haven_vlm.facts import Frame, Kind, Outcome, Sample, Span
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import Analysis
-from haven_vlm.report_book import MAX_TEXT_BYTES, PICTURES_PER_SCENE, ReportBook, moments
+from haven_vlm.report_book import MAX_TEXT_BYTES, PICTURES_PER_SCENE, WAITING, ReportBook, moments
 from haven_vlm.report_html import Picture, page, scene_section, text
 from haven_vlm.reports import MediumReport, RunReport, Status
 
@@ -180,3 +183,137 @@ async def test_a_cancelled_run_leaves_no_half_report(tmp_path: Path) -> None:
     task.cancel()
     await asyncio.wait([task])
     assert names(tmp_path) == []
+
+
+# --- bounds -------------------------------------------------------------------------------------------------------
+
+
+def content_of(file: Path | None) -> str:
+    assert file is not None
+    return file.read_text(encoding="utf-8")
+
+
+SPANS = (Span("Foul", 1000, 3000, 0.9),)
+
+
+async def test_a_mistake_while_pictures_are_taken_costs_the_pictures_of_one_scene(tmp_path: Path) -> None:
+    def broken(_: Preparation) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    async with ReportBook(tmp_path, "2026-run1") as book:
+        await book.scene(medium(1, spans=SPANS), analysis(), broken)
+        await book.scene(medium(2, spans=SPANS), analysis(), opened)
+        file = await book.finish(run([medium(1), medium(2)]), Stash(), no_thumbnail)  # type: ignore[arg-type]
+    content = content_of(file)
+    assert content.count("data:image/jpeg") == 2 and "1 scene without pictures" in content
+
+
+async def test_scenes_that_nobody_had_the_time_to_open_are_in_the_report_without_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drive hangs at the end of a run: the run does not wait for it for ever, and the report says what lacks."""
+    monkeypatch.setattr("haven_vlm.report_book.PATIENCE_S", 0.0)
+
+    @asynccontextmanager
+    async def hanging(_: Preparation) -> AsyncIterator[Any]:
+        begun.set()
+        await asyncio.Event().wait()
+        yield
+
+    begun, count = asyncio.Event(), WAITING + 3
+    async with ReportBook(tmp_path, "2026-run1") as book:
+        await book.scene(medium(0, title="scene 0", spans=SPANS), analysis(), hanging)
+        await begun.wait()
+        for n in range(1, count):
+            await book.scene(medium(n, title=f"scene {n}", spans=SPANS), analysis(), hanging)
+        file = await book.finish(run([]), Stash(), no_thumbnail)  # type: ignore[arg-type]
+    content = content_of(file)
+    assert all(f"scene {n}" in content for n in range(count))
+    assert f"{count} scenes without pictures" in content
+
+
+async def test_a_scene_whose_pictures_take_too_long_keeps_those_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haven_vlm.report_book.SCENE_S", 0.0)
+
+    class Slow(Reader):
+        async def frames(self, wanted: Sequence[int], *, snap_ms: int = 0) -> AsyncIterator[Frame]:
+            async for frame in super().frames(wanted[:1]):
+                yield frame
+            await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def slowly(_: Preparation) -> AsyncIterator[Any]:
+        yield Slow()
+
+    async with ReportBook(tmp_path, "2026-run1") as book:
+        await book.scene(medium(spans=SPANS), analysis(), slowly)
+        file = await book.finish(run([medium()]), Stash(), no_thumbnail)  # type: ignore[arg-type]
+    assert content_of(file).count("data:image/jpeg") == 1
+
+
+async def test_pictures_end_where_the_report_would_become_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haven_vlm.report_book.MAX_PICTURE_BYTES", 4000)  # one picture has 3,000
+    async with ReportBook(tmp_path, "2026-run1") as book:
+        for n in range(3):
+            await book.scene(medium(n, spans=SPANS), analysis(), opened)
+        file = await book.finish(run([]), Stash(), no_thumbnail)  # type: ignore[arg-type]
+    content = content_of(file)
+    assert content.count("data:image/jpeg") == 1 and "2 scenes without pictures" in content
+
+
+async def test_tagged_images_are_shown_by_the_thumbnails_that_stash_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def image(number: int, **more: Any) -> MediumReport:
+        values: dict[str, Any] = {"title": f"image {number}", "status": Status.TAGGED, "tags": ("Foul",)} | more
+        return MediumReport(kind=Kind.IMAGE, id=str(number), **values)
+
+    async def thumbnail(url: str, headers: object, *, limit_bytes: int) -> bytes:
+        asked.append(url)
+        if url == "2":
+            raise MediaUnreachable("Stash has none")
+        return b"no picture" if url == "3" else picture
+
+    asked: list[str] = []
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), "navy").save(out, "JPEG")
+    picture = out.getvalue()
+    media = [image(1, title=EVIL), image(2), image(3), image(4, tags=()), image(5, status=Status.FAILED)]
+    async with ReportBook(tmp_path, "2026-run1") as book:
+        file = await book.finish(run(media), Stash(), thumbnail)  # type: ignore[arg-type]
+    content = content_of(file)
+    assert sorted(asked) == ["1", "2", "3"]
+    assert content.count("data:image/jpeg") == 1 and "1 of 3 tagged images" in content
+    Tags(content).assert_harmless()
+    monkeypatch.setattr("haven_vlm.report_book.MAX_PICTURE_BYTES", -1)
+    async with ReportBook(tmp_path, "2026-run2") as book:
+        file = await book.finish(run(media), Stash(), thumbnail)  # type: ignore[arg-type]
+    assert "data:image" not in content_of(file) and len(asked) == 3
+
+
+async def test_thumbnails_that_do_not_come_end_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haven_vlm.report_book.PATIENCE_S", 0.0)
+
+    async def never(url: str, headers: object, *, limit_bytes: int) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError("it never comes")
+
+    image = MediumReport(kind=Kind.IMAGE, id="5", title="i", status=Status.TAGGED, tags=("Foul",))
+    async with ReportBook(tmp_path, "2026-run1") as book:
+        file = await book.finish(run([image]), Stash(), never)  # type: ignore[arg-type]
+    assert "data:image" not in content_of(file)
+
+
+async def test_a_report_whose_place_is_taken_is_said_and_leaves_nothing_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "2026-run1.html").mkdir()
+    async with ReportBook(tmp_path, "2026-run1") as book:
+        await book.scene(medium(), analysis(), opened)
+        assert await book.finish(run([medium()]), Stash(), no_thumbnail) is None  # type: ignore[arg-type]
+    assert "The HTML report could not be written" in caplog.text
+    assert names(tmp_path) == ["2026-run1.html"]

@@ -80,6 +80,18 @@ def test_a_stream_that_redirects_is_not_followed(status: int) -> None:
         assert reached == []
 
 
+@pytest.mark.parametrize("mime", ["application/vnd.apple.mpegurl", "audio/mpegurl", "video/mp4"])
+def test_a_playlist_in_a_stream_reaches_nobody_and_gives_no_key_away(mime: str) -> None:
+    """FFmpeg sends the headers of a stream along to whatever address stands in a playlist."""
+    with recorder() as (elsewhere, reached):
+        body = PLAYLIST.format(url=f"{elsewhere}/secret.ts").encode()
+        with recorder(answer={"Content-Type": mime, "Content-Length": str(len(body))}, body=body) as (stash, asked):
+            with pytest.raises(MediaUnreadable):
+                open_container(Location(f"{stash}/scene/1/stream.m3u8", {"ApiKey": "whistle"}), (5.0, 5.0))
+            assert asked
+        assert reached == []
+
+
 async def test_a_file_fetched_from_stash_is_not_fetched_from_elsewhere() -> None:
     with recorder() as (elsewhere, reached):
         with recorder(status=302, answer={"Location": f"{elsewhere}/inside"}) as (stash, _):
