@@ -75,6 +75,8 @@ class Gatherer:
         self._picture = picture
         self._names: dict[str, str] = {}
         """Id of a tag in Stash → its name in the vocabulary."""
+        self._unknown: tuple[str, ...] = ()
+        """Names of the vocabulary for which Stash has no tag: nobody has seen them anywhere yet."""
         self._flag_id = ""
         """Of the tag that flags what is wrong."""
 
@@ -150,6 +152,7 @@ class Gatherer:
             names = {t.stash_name: t.name for t in self._settings.tag_list}
             found = await self._gateway.find_tags(list(names))
             self._names = {tag.id: names[name] for name, tag in found.items()}
+            self._unknown = tuple(name for stash_name, name in names.items() if stash_name not in found)
             flag = await self._gateway.find_tag(self._settings.incorrect_tag)
             self._flag_id = flag.id if flag else ""
 
@@ -183,6 +186,9 @@ class Gatherer:
                 truth[name] = TagTruth(
                     *_stretches(mine), carried=_carried(tag_id, medium, record, today_has=name in today.tags)
                 )
+        for name in self._unknown:
+            if name in asked and not any(s.tag == name for s in today.spans):
+                truth[name] = TagTruth((), (), carried=False)
         if not truth:
             return "nothing of them was gone through"
         return Reviewed(medium.id, duration_ms, samples, truth, self._rejected(record, standing, corrections))

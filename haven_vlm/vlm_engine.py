@@ -185,6 +185,7 @@ class VlmEngine:
         """The worker's last word; it is ended when it hangs, or when the run ends."""
         process = await asyncio.create_subprocess_exec(
             str(python),
+            "-u",  # what the package prints is known also when it is ended
             "-I" if sys.platform != "win32" else "-E",
             str(self._worker),
             env={k: v for k, v in os.environ.items() if k.upper() in _ENVIRONMENT or k.startswith(("LC_", "CUDA_"))},
@@ -207,32 +208,34 @@ class VlmEngine:
             await process.wait()
             tail = await errors
         if not last:
-            last = {"error": tail or f"it ended with code {process.returncode} and said nothing"}
+            said = f"; the last it said: {tail}" if tail else " and said nothing"
+            last = {"error": f"it ended with code {process.returncode}{said}"}
         return last
 
     async def _listen(self, process: asyncio.subprocess.Process, bridge: Bridge, job: VideoJob) -> dict[str, Any]:
         assert process.stdout
         asked, quiet_since = 0, self._clock()
-        while bridge.ended_by is None:
-            line = asyncio.ensure_future(process.stdout.readline())
-            done, _ = await asyncio.wait({line}, timeout=min(1.0, self._patience_s))
-            if not done:
-                line.cancel()
-                with suppress(asyncio.CancelledError):
-                    await line
-                if bridge.asked != asked or bridge.in_flight:
-                    asked, quiet_since = bridge.asked, self._clock()
-                elif self._clock() - quiet_since >= self._patience_s:
-                    return {"error": f"it has done nothing for {self._patience_s:.0f} seconds, and was ended"}
-                continue
-            quiet_since = self._clock()
-            text = line.result()
-            if not text:
-                return {}
-            with suppress(ValueError):
-                message = json.loads(text)
-                if isinstance(message, dict) and ("spans" in message or "error" in message):
-                    return message
+        line = asyncio.create_task(process.stdout.readline())
+        try:
+            while bridge.ended_by is None:
+                done, _ = await asyncio.wait({line}, timeout=min(1.0, self._patience_s))
+                if not done:
+                    if bridge.asked != asked or bridge.in_flight:
+                        asked, quiet_since = bridge.asked, self._clock()
+                    elif self._clock() - quiet_since >= self._patience_s:
+                        return {"error": f"it has done nothing for {self._patience_s:.0f} seconds, and was ended"}
+                    continue
+                quiet_since = self._clock()
+                text = line.result()
+                if not text:
+                    return {}
+                with suppress(ValueError):
+                    message = json.loads(text)
+                    if isinstance(message, dict) and ("spans" in message or "error" in message):
+                        return message
+                line = asyncio.create_task(process.stdout.readline())
+        finally:
+            line.cancel()
         return {}
 
 

@@ -7,7 +7,6 @@ connector, and a frame that could not be analysed is counted, where the package 
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import io
 import secrets
@@ -60,7 +59,9 @@ class Bridge:
         self._pool, self._prompt, self._lane = pool, prompt, lane
         self._local_only, self._label = local_only, label
         self._preparation, self._settled = preparation, settled
-        self._runner: web.AppRunner | None = None
+        app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
         self._port = 0
 
     @property
@@ -79,18 +80,13 @@ class Bridge:
         return sum(n for outcome, n in self.outcomes.items() if not outcome.analysed)
 
     async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=_MAX_BODY_BYTES)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self._port = self._runner.addresses[0][1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._runner.cleanup()
 
     async def _chat(self, request: web.Request) -> web.Response:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -133,10 +129,7 @@ def _picture(body: Any) -> bytes:
         for part in message["content"] if isinstance(message["content"], list) else ():
             if part.get("type") == "image_url":
                 _, _, data = str(part["image_url"]["url"]).partition("base64,")
-                try:
-                    return base64.b64decode(data, validate=True)
-                except binascii.Error as exc:
-                    raise ValueError(str(exc)) from exc
+                return base64.b64decode(data, validate=True)
     raise ValueError("no picture in the question")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from haven_vlm.errors import HavenError, MediaError, MediaUnreachable, MediaUnreadable, OutageError
@@ -23,6 +24,7 @@ from haven_vlm.prompts import build_prompt
 from haven_vlm.settings import Settings
 from haven_vlm.timeline import conclude
 from haven_vlm.vlm_engine import WORKER, VlmEngine
+from haven_vlm.vlm_engine_bridge import Bridge
 from haven_vlm.vlm_engine_worker import configuration
 from tests.engine.test_engine import Pool, Store
 
@@ -221,7 +223,12 @@ async def test_an_outage_ends_the_search_as_an_outage(tmp_path: Path) -> None:
     [
         ('raise ValueError("moov atom not found")', MediaUnreadable, "moov atom not found.*no frame"),
         ('return {"video_tag_info": {"video_duration": 1.0, "tag_timespans": {}}}', MediaUnreadable, "no frame of it"),
-        ("os._exit(120)", MediaUnreadable, "120|talk"),
+        ("os._exit(120)", MediaUnreadable, "ended with code 120; the last it said: the package likes to talk"),
+        (
+            'print("CUDA out of memory", file=sys.stderr, flush=True); os._exit(1)',
+            MediaUnreadable,
+            "ended with code 1; the last it said: CUDA out of memory",
+        ),
         ('self.ask(3); raise ValueError("out of ideas")', MediaError, "out of ideas"),
     ],
 )
@@ -237,6 +244,28 @@ async def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
     )
     with pytest.raises(MediaUnreadable, match="done nothing"):
         await hanging.analyse(job())
+
+
+async def test_one_whose_question_is_open_does_not_hang(tmp_path: Path) -> None:
+    """A slow model is no fault of the package, however long it takes."""
+    pool = Pool(truth)
+    pool.hold, ticks = asyncio.Event(), 0
+
+    def clock() -> float:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 200 and pool.hold is not None:
+            pool.hold.set()
+        return ticks * 0.001
+
+    patient = engine(pool, Store(), double(tmp_path), clock=clock, patience_s=0.1)
+    assert (await patient.analyse(job())).asked == 10
+
+
+async def test_what_the_package_says_is_in_the_debug_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "haven_vlm.vlm_engine"):
+        await engine(Pool(truth), Store(), double(tmp_path)).analyse(job())
+    assert "vlm-engine: the package likes to talk" in caplog.text
 
 
 async def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
@@ -324,13 +353,8 @@ async def test_the_real_package_keeps_the_same_contract(tmp_path: Path) -> None:
     assert all(0 <= start < end <= 200 for some in found.values() for start, end in some)
 
 
-async def test_nobody_else_on_this_machine_gets_an_answer_from_the_bridge() -> None:
-    import aiohttp
-
-    from haven_vlm.vlm_engine_bridge import Bridge
-
-    pool = Pool(truth)
-    bridge = Bridge(
+def bridge_to(pool: Pool) -> Bridge:
+    return Bridge(
         pool=pool,
         prompt=build_prompt((Term("Foul"),)),
         lane="scene 1",
@@ -339,14 +363,42 @@ async def test_nobody_else_on_this_machine_gets_an_answer_from_the_bridge() -> N
         preparation=Preparation(),
         settled=lambda: None,
     )
-    async with bridge, aiohttp.ClientSession() as session:
+
+
+async def test_nobody_else_on_this_machine_gets_an_answer_from_the_bridge() -> None:
+    pool = Pool(truth)
+    async with bridge_to(pool) as bridge, aiohttp.ClientSession() as session:
         for headers in ({}, {"Authorization": "Bearer guess"}, {"Authorization": bridge.key[:-1]}):
             async with session.post(f"{bridge.base_url}/chat/completions", json={}, headers=headers) as answer:
                 assert answer.status == 401
-        headers = {"Authorization": f"Bearer {bridge.key}"}
-        async with session.post(
-            f"{bridge.base_url}/chat/completions", json={"messages": []}, headers=headers
-        ) as answer:
-            assert answer.status == 200
     assert pool.questions == []
-    assert bridge.outcomes == {Outcome.UNDECODABLE: 1}
+    assert bridge.outcomes == {}
+
+
+def asked_with(*parts: Mapping[str, object]) -> dict[str, object]:
+    return {"messages": [{"role": "system", "content": "You see frames."}, {"role": "user", "content": parts}]}
+
+
+def picture_part(url: str) -> dict[str, object]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"messages": []}, "no picture in the question"),
+        (asked_with({"type": "text", "text": "which tag?"}), "no picture in the question"),
+        (asked_with(picture_part("data:image/jpeg;base64,not*base64")), "vlm-engine sent no picture that can be read"),
+        (asked_with(picture_part("data:image/jpeg;base64,bm8gcGljdHVyZQ==")), "cannot identify image file"),
+        ({}, "vlm-engine sent no picture that can be read"),
+    ],
+)
+async def test_a_question_without_a_picture_is_no_frame_without_tags(body: Mapping[str, object], reason: str) -> None:
+    pool = Pool(truth)
+    async with bridge_to(pool) as bridge, aiohttp.ClientSession() as session:
+        headers = {"Authorization": f"Bearer {bridge.key}"}
+        async with session.post(f"{bridge.base_url}/chat/completions", json=body, headers=headers) as answer:
+            assert answer.status == 200, "the package goes on with its next frame"
+    assert pool.questions == []
+    assert bridge.outcomes == {Outcome.UNDECODABLE: 1} and bridge.failed == 1
+    assert any(reason in problem for problem in bridge.problems)

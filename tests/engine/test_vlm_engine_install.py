@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from haven_vlm.errors import DependencyError
+from haven_vlm.errors import BusyError, DependencyError
+from haven_vlm.run_lock import FileLock, try_lock
 from haven_vlm.vlm_engine_install import python_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins for Python are shell scripts")
@@ -71,3 +72,35 @@ def test_a_full_disk_is_said_before_it_is_fuller(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**10, 9 * 10**9, 10**9))
     with pytest.raises(DependencyError, match=r"needs 10 GB.*only 1\.0 GB"):
         python_of(tmp_path / "data" / "vlm-engine", None, base=maker(tmp_path, "exit 0"))
+
+
+def test_a_python_that_cannot_make_environments_is_said(tmp_path: Path) -> None:
+    home = tmp_path / "data" / "vlm-engine"
+    with pytest.raises(DependencyError, match=r"could not be installed: .*No such file.*engine: built-in"):
+        python_of(home, None, base=tmp_path / "gone")
+    assert not home.exists()
+
+
+def test_while_another_run_installs_it_this_one_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haven_vlm.vlm_engine_install._INSTALL_TIMEOUT_S", 0.0)
+    home = tmp_path / "vlm-engine"
+    lock = try_lock(home.with_suffix(".lock"))
+    assert lock is not None
+    with lock, pytest.raises(BusyError, match="Another run is installing vlm-engine"):
+        python_of(home, None, base=maker(tmp_path, "exit 0"))
+    assert not home.exists()
+
+
+def test_what_another_run_has_installed_meanwhile_is_not_installed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, base = tmp_path / "vlm-engine", maker(tmp_path, "exit 0")
+
+    def other_was_first(path: Path, *, patience_s: float) -> FileLock | None:
+        monkeypatch.undo()
+        python_of(home, None, base=base)
+        return try_lock(path)
+
+    monkeypatch.setattr("haven_vlm.vlm_engine_install.wait_lock", other_was_first)
+    assert python_of(home, None, base=tmp_path / "never used") == home / "bin/python"
+    assert (tmp_path / "calls").read_text() == "pip\n"

@@ -16,11 +16,12 @@ from aiohttp import web
 from demo.vision.faults import FaultKind, Occasion, always
 from demo.vision_server import VisionServer
 from haven_vlm.endpoint import HttpEndpoint
-from haven_vlm.endpoint_check import check_endpoint
-from haven_vlm.facts import Term
+from haven_vlm.endpoint_check import LEVELS, check_endpoint
+from haven_vlm.facts import Answer, Outcome, Question, Term
 from haven_vlm.page_data import CheckSection, Verdict
 from haven_vlm.prompts import build_prompt
 from haven_vlm.settings import EndpointSettings
+from tests.multiplexer.fakes import Attempt, FakeEndpoint
 
 TAGS = ("Foul", "Dunk")
 PROMPT = build_prompt([Term(tag) for tag in TAGS])
@@ -203,3 +204,40 @@ async def test_a_model_that_does_not_answer_is_no_good_endpoint(kind: FaultKind)
     async with server(script=always(kind)) as odd:
         section = await check(odd.base_url)
     assert not section.ok and any(item.fix for item in section.items)
+
+
+class Paced(FakeEndpoint):
+    """Answers each round of questions in a time of its own, by an injected clock."""
+
+    def __init__(self, *rounds_s: float) -> None:
+        super().__init__("Mine", latency_s=0.0)
+        self.now, self.left = 0.0, list(rounds_s)
+        self.wanted = iter(LEVELS)
+        self.due = 0
+
+    def good(self, attempt: Attempt) -> Answer:
+        return Answer(Outcome.NONE, model=self.model, tokens_in=300)
+
+    async def ask(self, question: Question, **limits: Any) -> Answer:
+        answer = await super().ask(question, **limits)
+        self.due = self.due or next(self.wanted)
+        self.due -= 1
+        if not self.due:  # the last of this round
+            self.now += self.left.pop(0)
+        return answer
+
+
+async def useful(*rounds_s: float) -> tuple[str, int]:
+    """What the check says of a server that takes so long for one, two, four and eight questions at once."""
+    endpoint = Paced(*rounds_s)
+    section = await check_endpoint(endpoint, PROMPT, clock=lambda: endpoint.now)
+    return {item.name: item.text for item in section.items}["useful at once"], len(endpoint.attempts)
+
+
+async def test_as_many_at_once_as_are_worth_it() -> None:
+    assert await useful(1.0, 1.0, 1.0, 1.0) == ("8 questions", 15), "nothing more is tried than the most"
+    assert await useful(1.0, 1.0, 1.9, 1.0) == ("2 questions", 7), "four take nearly twice as long as two"
+
+
+async def test_a_slow_server_is_not_kept_busy_for_long() -> None:
+    assert await useful(20.0, 20.0, 20.0, 20.0) == ("2 questions", 3)
