@@ -208,8 +208,9 @@ class VlmEngine:
             await process.wait()
             tail = await errors
         if not last:
-            said = f"; the last it said: {tail}" if tail else " and said nothing"
-            last = {"error": f"it ended with code {process.returncode}{said}"}
+            code = process.returncode
+            silent = f"it ended with code {code} and said nothing"
+            last = {"error": f"it ended with code {code}; the last it said: {tail}" if tail else silent}
         return last
 
     async def _listen(self, process: asyncio.subprocess.Process, bridge: Bridge, job: VideoJob) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class NoFile:
 
 @dataclass
 class Archive:
-    """A library of scenes with a foul in each that the user set by hand. Nobody has seen a dunk: Stash has no such tag."""
+    """Scenes with a foul in each that the user set by hand. Nobody has seen a dunk yet: Stash has no such tag."""
 
     folder: Path
     stash: FakeStash = field(default_factory=FakeStash)
