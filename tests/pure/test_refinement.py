@@ -180,6 +180,10 @@ def test_a_flip_that_the_second_vote_confirms_ends_between_anchor_and_first_vote
 def test_what_a_second_vote_saves_counts_as_still_to_be_asked() -> None:
     told = steps(search(range(0, 60_001, 20_000)), dunk((18_900, 20_100)))
     assert [at.ahead for at in told] == [0, 0, 9, 8, 7, 6, 5, 4, 0]
+    just = steps(search(range(0, 60_001, 20_000), tolerance_ms=400), dunk((18_900, 20_100)))
+    assert [at.ahead for at in just] == [at.ahead for at in told]
+    further = steps(search(range(0, 60_001, 20_000), tolerance_ms=399), dunk((18_900, 20_100)))
+    assert [at.ahead for at in further] == [0, 0, 8, 3, 2, 1, 0, 0]  # that stretch needs a step itself
 
 
 def test_a_vote_far_away_saves_nothing() -> None:
@@ -416,6 +420,13 @@ def test_an_end_that_was_doubted_in_vain_stays(at_23_600: Sample) -> None:
     assert [{*at} for at in asked(search(WIDE), answer)] == [{24_000}, {28_000}, {26_000}, {25_000}, {23_600}]
 
 
+def test_an_end_is_doubted_only_once() -> None:
+    """The search behind the false alarm at 48 s has the time for another doubt, at 55.8 s."""
+    wrong = dunk((48_000, 48_001), (56_500, EVER))
+    told = [t for at in asked(search(range(0, 96_001, 32_000)), wrong) for t in at]
+    assert told == [48_000, 40_000, 44_000, 46_000, 47_000, 48_400, 56_200, 60_100, 58_150, 57_175, 56_687]
+
+
 def test_an_end_is_not_doubted_while_halvings_are_left() -> None:
     """Six halvings: after the first three a false alarm looks like any end, and only the last one goes beyond it."""
     wrong = asked(search(WIDE, tolerance_ms=250), dunk((24_000, 24_001), (29_000, EVER)))
@@ -483,6 +494,11 @@ def test_a_short_span_found_on_the_way_is_confirmed_and_both_its_ends_searched()
     ]
 
 
+def test_halvings_on_the_way_are_counted_as_still_to_be_asked() -> None:
+    told = steps(search(FAR), right({"Dunk": ((14_300, EVER),), "Foul": ((13_600, 18_700),)}))
+    assert [at.ahead for at in told] == [4, 3, 2, 1, 0, 3, 2, 1, 0, 0]
+
+
 def test_a_moment_alone_is_voted_on_first() -> None:
     assert on_the_way(((17_900, 18_100),)) == [{18_400: (200, 9000)}, {17_600: (201, 3400)}]
     assert on_the_way(((17_900, 18_700),)) == [
@@ -499,6 +515,12 @@ def test_a_moment_alone_is_voted_on_first() -> None:
         {16_950: (203, 1300)},
         {17_275: (204, 650)},
     ]
+
+
+def test_a_vote_on_the_way_is_not_cast_beyond_a_neighbour() -> None:
+    """The Foul at 14.25 s is known to be gone at 14.343 s."""
+    both = right({"Dunk": ((14_300, EVER),), "Foul": ((14_240, 14_260),)})
+    assert asked(search(FAR, tolerance_ms=100), both)[7:] == [{14_150: (201, 843)}]
 
 
 def test_votes_on_the_way_that_fail_confirm_nothing() -> None:
