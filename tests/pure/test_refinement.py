@@ -290,6 +290,10 @@ def test_an_end_is_not_searched_where_the_tag_is_back_within_the_gap() -> None:
     ]
 
 
+def test_an_end_is_not_searched_where_the_tag_was_there_within_the_gap_before() -> None:
+    assert asked(search(gap_ms=12_000), dunk((0, 5000), (13_000, EVER))) == []
+
+
 def test_an_end_waits_until_it_is_known_whether_the_gap_hides_it() -> None:
     """At 20 s there is a flip that is being voted on: if it is believed, the pause before it is short enough."""
     told = dunk((0, 9000), (19_900, 20_500))
@@ -338,6 +342,11 @@ def test_failures_at_either_end() -> None:
         first_round, *rest = asked(search(), deaf(dunk((0, 9000)), lost))
         assert first_round == halvings[0] | {instead: (1, 0)}
         assert rest == halvings[1:]
+
+
+def test_the_first_anchor_speaks_for_its_neighbour() -> None:
+    first_round, *_ = asked(search(), deaf(dunk(), range(3900, 8500)))
+    assert first_round == {4400: (1, 0), 8400: (1, 0)}
 
 
 def test_what_is_near_a_hole_waits_for_its_substitutes() -> None:
@@ -410,6 +419,11 @@ def test_a_miss_is_found_wrong_in_the_same_way() -> None:
         {18_850: (11, 1900)},
         {19_325: (12, 950)},
     ]
+
+
+def test_a_search_that_goes_back_is_planned_anew() -> None:
+    told = steps(search(WIDE), dunk((24_000, 24_001), (29_000, EVER)))
+    assert [at.ahead for at in told] == [4, 3, 2, 1, 0, 3, 2, 1, 0, 0]
 
 
 @pytest.mark.parametrize("at_23_600", [failed(23_600), sample(23_600), sample(23_600, "Dunk", confidence=0.45)])
