@@ -10,7 +10,7 @@ _FIRST = "the first moment is always an anchor, and a vote at an anchor is passe
 _KNOWN = "the answers next to what is chased are known, and say that the tag is not there"
 _SIDES = "sides = [c + d for c in cuts[first:after] for d in (-margin, margin) if low < c + d < high]"
 _NEARER = "where one side of a cut is an end of the stretch, its other side is nearer to the middle, or all is settled"
-_NO_ANCHOR = "no vote is at an anchor"
+_NO_ANCHOR = "no vote is at an anchor, nor at the moment that it is about"
 _NARROWED = "if narrowed[0] < vote < narrowed[1]:"
 _TWICE = "a vote that two anchors share says the same twice"
 
@@ -36,6 +36,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("haven_vlm.refinement", "if not low < vote < high:", "low < vote < high → low < vote <= high"): _NO_ANCHOR,
     ("haven_vlm.refinement", _NARROWED, "narrowed[0] < vote < narrowed[1] → narrowed[0] <= vote < narrowed[1]"): _TWICE,
     ("haven_vlm.refinement", _NARROWED, "narrowed[0] < vote < narrowed[1] → narrowed[0] < vote <= narrowed[1]"): _TWICE,
+    ("haven_vlm.refinement", "if vote > first:", "vote > first → vote >= first"): _NO_ANCHOR,
     ("haven_vlm.refinement", "if not before < vote < after:", "before < vote < after → before <= vote < after"): _KNOWN,
     ("haven_vlm.refinement", "if not before < vote < after:", "before < vote < after → before < vote <= after"): _KNOWN,
     (
