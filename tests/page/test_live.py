@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -321,8 +323,63 @@ def test_what_a_killed_run_left_is_swept_and_what_is_damaged_is_replaced(tmp_pat
     assert found is not None and len(found["runs"]) == 1
 
 
-def test_a_picture_that_is_none_is_left_out() -> None:
+def test_a_picture_that_is_none_is_left_out(tmp_path: Path) -> None:
     assert small_jpeg(b"<html>") is None
     for side in (320, 640, 1200):
         small = small_jpeg(jpeg(side))
         assert small is not None and len(small) <= 20 * 1024
+    assert small_jpeg(jpeg(64), limit_bytes=100) is None, "rather none than one that is too large"
+    folder = LiveFolder(tmp_path / "plugin", tmp_path / "data")
+    assert folder.put_frame("abcd", b"<html>") is None
+
+
+def some_status() -> Status:
+    return Status(1, "tag_videos", "abcd", "", 0, RunState.RUNNING)
+
+
+def test_a_folder_that_is_taken_away_costs_the_page_and_never_the_run(tmp_path: Path) -> None:
+    folder = LiveFolder(tmp_path / "plugin", tmp_path / "data")
+    report = tmp_path / "2026-run1.html"
+    report.write_text("<p>report", encoding="utf-8")
+    frame = folder.put_frame("abcd", jpeg(64))
+    assert frame is not None and folder.write_status(some_status())
+    shutil.rmtree(folder.path)
+    folder.path.write_text("a file where the folder was", encoding="utf-8")
+    assert folder.write_status(some_status()) is False
+    assert folder.put_frame("abcd", jpeg(64)) is None
+    assert folder.add_report(report) is None
+    folder.add_run(entry_of(run_id=1, mode="undo", started="s", seconds=1.0, ok=True, text="Done."))
+    folder.enter_killed({})
+    folder.leave("abcd")
+    folder.path.unlink()
+    assert folder.write_status(some_status()), "back again when the folder is"
+
+
+def test_a_drive_that_fails_costs_the_page_and_never_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    folder = LiveFolder(tmp_path / "plugin", tmp_path / "data")
+    with monkeypatch.context() as drive:
+        drive.setattr(Path, "glob", broken)
+        drive.setattr(Path, "unlink", broken)
+        assert folder.write_status(some_status())
+        folder.enter_killed({})
+        folder.leave("abcd")
+        LiveFolder(tmp_path / "plugin", tmp_path / "data2")
+
+
+def test_a_report_comes_along_also_where_files_cannot_be_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("haven_vlm.live.os.link", refused)
+    report = tmp_path / "2026-run1.html"
+    report.write_text("<p>report", encoding="utf-8")
+    folder = LiveFolder(tmp_path / "plugin", tmp_path / "data")
+    for text in ("<p>report", "<p>the same run again"):
+        report.write_text(text, encoding="utf-8")
+        assert folder.add_report(report) == "reports/2026-run1.html"
+        assert (folder.path / "reports/2026-run1.html").read_text(encoding="utf-8") == text
