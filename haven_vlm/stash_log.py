@@ -19,6 +19,7 @@ import shutil
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -92,7 +93,7 @@ class Display(Protocol):
         ...
 
 
-class _ByteHandler(logging.Handler):
+class _ByteHandler(logging.Handler, ABC):
     """Base: whole lines, as bytes, in one piece; a reader that went away is not worth an exception."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -112,8 +113,9 @@ class _ByteHandler(logging.Handler):
             text = f"{record.name}: a message could not be written ({type(exc).__name__}): {record.msg!r}"
         self._put(self._dressed(record, safe_lines(text, secrets=self._secrets)))
 
+    @abstractmethod
     def _dressed(self, record: logging.LogRecord, lines: list[bytes]) -> bytes:
-        raise NotImplementedError
+        """The lines of a record as they go out."""
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:

@@ -67,7 +67,7 @@ def _ids(given: object, problems: list[str]) -> tuple[str, ...]:
     parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
     ids = [str(part).strip() for part in parts if str(part).strip()]
     # no ids is not the same as none named: that would be everything that is tagged
-    if not ids or not all(i.isdecimal() for i in ids):
+    if not ids or not all(i.isascii() and i.isdecimal() for i in ids):
         problems.append("ids: numbers are needed, separated by commas")
     return tuple(dict.fromkeys(ids))
 

@@ -123,6 +123,25 @@ def test_what_cannot_be_changed_safely_is_left_alone_and_said(tmp_path: Path, te
     assert [p.name for p in tmp_path.iterdir()] == [YAML_NAME]
 
 
+def test_a_file_that_cannot_be_read_or_written_is_said_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / YAML_NAME
+    path.write_bytes(b"instructions: caf\xe9\n")  # from an editor that does not know UTF-8
+    with pytest.raises(ConfigError, match="cannot be read"):
+        file_in(tmp_path).apply(CHANGES, now=NOW)
+    assert path.read_bytes() == b"instructions: caf\xe9\n"
+    path.write_text("threshold: 0.4\n", encoding="utf-8")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("haven_vlm.settings_file.write_atomically", full)
+    with pytest.raises(ConfigError, match=r"cannot be written: .*No space left on device.*Nothing was changed"):
+        file_in(tmp_path).apply(CHANGES, now=NOW)
+    assert path.read_text(encoding="utf-8") == "threshold: 0.4\n"
+
+
 def test_a_proposal_lies_beside_the_file_else_with_the_data(tmp_path: Path) -> None:
     file = file_in(tmp_path)
     assert file.proposal() is None

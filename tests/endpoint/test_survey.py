@@ -64,6 +64,24 @@ async def test_a_router_of_llama_cpp_has_many_models(stub: Stub, connect: Connec
     assert (await refused(stub, connect, {"data": listed[:1]}, model="c")).fault is F.MODEL
 
 
+@pytest.mark.parametrize(
+    ("listed", "headers", "kind"),
+    [
+        ({"id": "m", "owned_by": "openai"}, {"x-litellm-version": "1.80"}, "litellm"),
+        ({"id": "m", "owned_by": "mlx-vlm"}, {}, "mlx-vlm"),
+        ({"id": "koboldcpp/some-model", "owned_by": "me"}, {}, "koboldcpp"),
+        ({"id": "m", "owned_by": "koboldcpp"}, {}, "koboldcpp"),
+        ({"id": "m", "owned_by": "sglang"}, {}, "sglang"),
+    ],
+)
+async def test_servers_are_known_by_their_marks(
+    stub: Stub, connect: Connect, listed: dict[str, str], headers: dict[str, str], kind: str
+) -> None:
+    stub.says("/v1/chat/completions", completion('{"colour":"blue"}'))
+    stub.says("/v1/models", {"data": [listed]}, headers=headers)
+    assert (await (await connect(stub.base_url)).prepare()).server == kind
+
+
 async def test_ollama(stub: Stub, connect: Connect) -> None:
     stub.says("/api/ps", {"models": [{"model": "llava:latest"}]})
     stub.says("/api/show", {"capabilities": ["completion", "vision", "thinking"]})

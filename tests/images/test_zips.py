@@ -97,6 +97,34 @@ def test_an_archive_that_is_damaged_says_so(tmp_path: Path, archives: Archives, 
         archives.read(str(archive), "a.jpg")
 
 
+def test_a_folder_that_is_called_like_an_archive_is_no_damage(tmp_path: Path, archives: Archives) -> None:
+    (tmp_path / "a.zip").mkdir()
+    with pytest.raises(MediaUnreachable, match="cannot be read: "):
+        archives.read(str(tmp_path / "a.zip"), "a.jpg")
+
+
+def test_folders_in_an_archive_are_no_pictures(tmp_path: Path, archives: Archives) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.mkdir("a.jpg")
+        file.writestr("a.jpg/b.jpg", b"it")
+    assert archives.read(str(tmp_path / "a.zip"), "a.jpg/b.jpg") == b"it"
+    with pytest.raises(MediaUnreachable):
+        archives.read(str(tmp_path / "a.zip"), "a.jpg")
+
+
+def test_an_entry_that_begins_as_something_else_says_so(tmp_path: Path, archives: Archives) -> None:
+    """Its directory is whole, the place it points to holds no entry, or one of another name."""
+    archive = tmp_path / "a.zip"
+    raw_entry(archive, b"a.jpg", b"content " * 200)
+    whole = archive.read_bytes()
+    archive.write_bytes(b"XX" + whole[2:])
+    with pytest.raises(MediaUnreadable, match=r"“a\.jpg” is damaged inside its archive"):
+        archives.read(str(archive), "a.jpg")
+    archive.write_bytes(whole.replace(b"a.jpg", b"b.jpg", 1) + b"")
+    with pytest.raises(MediaUnreachable, match="called otherwise within its archive"):
+        archives.read(str(archive), "a.jpg")
+
+
 def test_names_that_are_not_the_utf8_they_claim_to_be_are_left_to_stash(tmp_path: Path, archives: Archives) -> None:
     archive = tmp_path / "a.zip"
     raw_entry(archive, b"abc.jpg", b"x", utf8=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import logging
 import os
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from haven_vlm import stash_log
 from haven_vlm.errors import ConfigError
 from haven_vlm.stash_log import MAX_LINE_BYTES, PlainLogHandler, StashLogHandler, install_logging, safe_lines
 from haven_vlm.stash_wire import ProgressWriter
@@ -198,6 +200,22 @@ def test_warnings_and_hooks_and_their_end(stream: io.BytesIO) -> None:
     ]
 
 
+def test_what_a_finaliser_raises_is_told_and_a_thread_may_end_itself(stream: io.BytesIO) -> None:
+    class Careless:
+        def __del__(self) -> None:
+            raise OSError("too late")
+
+    with install_logging(stream):
+        careless = Careless()
+        del careless
+        gc.collect()
+        thread = threading.Thread(target=sys.exit, name="reader")
+        thread.start()
+        thread.join()
+    found = entries(stream.getvalue())
+    assert found[0][0] == "warning" and found[-1] == ("warning", "| OSError: too late")
+
+
 async def test_exceptions_nobody_fetched(log: logging.Logger, stream: io.BytesIO) -> None:
     asyncio.get_running_loop().call_exception_handler({"message": "lost", "exception": ValueError("odd")})
     found = entries(stream.getvalue())
@@ -219,6 +237,57 @@ def test_a_closed_stream_ends_nothing() -> None:
     with install_logging(stream):
         stream.close()
         logging.getLogger("haven_vlm.x").info("one")
+
+
+class Slow(io.BytesIO):
+    """A terminal that takes nothing for a moment."""
+
+    busy = True
+
+    def write(self, data: object) -> int:  # type: ignore[override]
+        if self.busy:
+            raise BlockingIOError(11, "try again")
+        return super().write(data)  # type: ignore[arg-type]
+
+
+def test_a_terminal_that_is_slow_loses_a_line_and_no_more() -> None:
+    stream = Slow()
+    with install_logging(stream):
+        logging.getLogger("haven_vlm.x").info("lost")
+        stream.busy = False
+        logging.getLogger("haven_vlm.x").info("told")
+    assert entries(stream.getvalue()) == [("info", "told")]
+
+
+def drained(data: bytes, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What becomes of what strangers write to standard error."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as out:
+        out.write(data)
+    with caplog.at_level(logging.DEBUG, "haven_vlm.stash_log"):
+        stash_log._drain(reading)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_line_of_a_stranger_that_never_ends_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert drained(b"no end", caplog) == ["stderr: no end"]
+    caplog.clear()
+    told = drained(b"first\n\n" + b"x" * (MAX_LINE_BYTES + 5) + b"y", caplog)
+    assert told[0] == "stderr: first" and "".join(told[1:]).count("x") == MAX_LINE_BYTES + 5
+
+
+def test_what_was_left_out_of_a_flood_is_counted_when_the_next_second_comes(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([7.0] * 25 + [8.5] * 2)
+    monkeypatch.setattr("haven_vlm.stash_log.time.monotonic", lambda: next(seconds))
+    told = drained(b"".join(b"line %d\n" % n for n in range(27)), caplog)
+    assert told == [
+        *(f"stderr: line {n}" for n in range(20)),
+        "stderr: 5 more lines",
+        "stderr: line 25",
+        "stderr: line 26",
+    ]
 
 
 class Dribble(io.RawIOBase):
