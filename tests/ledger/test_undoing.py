@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from haven_vlm.errors import StashRefused
 from haven_vlm.facts import Kind, Medium
-from haven_vlm.undoing import Scope
-from tests.ledger.harness import League, Process, apply_in_new_run, failing, on, only, span
+from haven_vlm.run_lock import Claims
+from haven_vlm.undoing import Scope, resume_pending
+from tests.fakes import Killed
+from tests.ledger.harness import League, Process, apply_in_new_run, failing, on, only, process, span
 
 # --- tags we create -------------------------------------------------------------------------------------------
 
@@ -148,3 +151,124 @@ async def test_one_scene_that_stash_refuses_does_not_stop_the_undo(
     assert made.stash.markers_of(other.id) == []
     again = await running.undoer.undo(await running.journal.start_run("undo"), Scope())
     assert (again.media, made.stash.markers_of(scene.id)) == (1, [])
+
+
+async def tagged_by_a_run(made: League, running: Process, *media: Medium) -> int:
+    run = await running.journal.start_run("tag_videos")
+    for medium in media:
+        marker = (span(medium, made.dunk, 0, 1000),) if medium.kind is Kind.SCENE else ()
+        await running.applier.apply(run, made.desired(medium, {made.dunk}, *marker))
+    return run
+
+
+async def test_what_another_run_works_on_is_named_and_undone_later(
+    made: League, scene: Medium, running: Process
+) -> None:
+    other = made.stash.scene(made.tag_me)
+    await tagged_by_a_run(made, running, scene, other)
+    async with Claims(running.journal.claims._folder).claim(Kind.SCENE, scene.id):
+        undone = await running.undoer.undo(await running.journal.start_run("undo"), Scope())
+    assert (undone.busy, undone.media, made.stash.markers_of(other.id)) == ([f"scene {scene.id}"], 1, [])
+    assert made.dunk in on(made, scene)
+    undone = await running.undoer.undo(await running.journal.start_run("undo"), Scope())
+    assert (undone.busy, undone.media, on(made, scene)) == ([], 1, {made.favourite, made.tag_me})
+
+
+async def test_media_that_are_gone_need_no_undo(made: League, scene: Medium, running: Process) -> None:
+    image = made.stash.image()
+    await tagged_by_a_run(made, running, scene, image)
+    made.stash.delete_scene(scene.id)
+    del made.stash.media[Kind.IMAGE, image.id]
+    undone = await running.undoer.undo(await running.journal.start_run("undo"), Scope())
+    assert (undone.media, undone.failed, undone.busy) == (0, {}, [])
+    assert await running.undoer.last_run() is None
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_merged_scene_is_followed_unless_it_was_asked_for_by_its_number(
+    made: League, scene: Medium, running: Process, named: bool
+) -> None:
+    """Who names a scene that is gone does not mean the one that took it in."""
+    other = made.stash.scene()
+    await tagged_by_a_run(made, running, scene)
+    made.stash.merge_scenes(scene.id, other.id)
+    scope = Scope(media=((Kind.SCENE, scene.id),)) if named else Scope()
+    await running.undoer.undo(await running.journal.start_run("undo"), scope)
+    assert len(made.stash.markers_of(other.id)) == (1 if named else 0)
+
+
+async def test_tags_stay_while_another_run_may_be_about_to_use_them(
+    made: League, scene: Medium, running: Process, path: Path
+) -> None:
+    run = await running.journal.start_run("tag_videos")
+    steal = (await running.applier.ensure_tags(run, {"Steal": ""}))["Steal"].id
+    await running.applier.apply(run, made.desired(scene, {steal}))
+    async with process(made.stash, path) as other:
+        await other.journal.start_run("tag_images")
+        undone = await running.undoer.undo(await running.journal.start_run("undo"), Scope())
+        assert (undone.created_tags_removed, on(made, scene)) == ([], {made.favourite, made.tag_me})
+    undone = await running.undoer.undo(await running.journal.start_run("undo"), Scope())
+    assert undone.created_tags_removed == ["Steal"]
+
+
+async def test_a_created_tag_that_the_user_has_put_elsewhere_in_their_tree_stays(
+    made: League, scene: Medium, running: Process
+) -> None:
+    run = await running.journal.start_run("tag_videos")
+    steal = (await running.applier.ensure_tags(run, {"Steal": ""}))["Steal"].id
+    await running.applier.apply(run, made.desired(scene, {steal}))
+    made.stash.tags[steal] = replace(made.stash.tags[steal], parent_ids=(made.favourite,))
+    await running.undoer.undo(await running.journal.start_run("undo"), Scope())
+    assert steal in made.stash.tags and steal not in on(made, scene)
+
+
+# --- an undo that was cut short -------------------------------------------------------------------------------
+
+
+async def cut_short(made: League, scene: Medium, path: Path) -> None:
+    """A run, and an undo of it that is killed before it has changed anything in Stash."""
+    async with process(made.stash, path) as first:
+        await tagged_by_a_run(made, first, scene)
+    with pytest.raises(Killed):
+        async with process(made.stash, path) as killed:
+            run = await killed.journal.start_run("undo")
+
+            def die() -> None:
+                raise Killed
+
+            killed.gateway.before["destroy_markers"] = [die]
+            await killed.undoer.undo(run, Scope())
+    assert only(made, scene)
+
+
+async def test_the_next_run_finishes_an_undo(made: League, scene: Medium, path: Path) -> None:
+    await cut_short(made, scene, path)
+    async with process(made.stash, path) as running:
+        resumed = await resume_pending(running.journal, running.applier, running.undoer)
+    assert resumed.finished == ((Kind.SCENE, scene.id),)
+    assert made.stash.markers_of(scene.id) == [] and on(made, scene) == {made.favourite, made.tag_me}
+
+
+async def test_an_unfinished_undo_of_a_scene_that_another_run_has_waits(
+    made: League, scene: Medium, path: Path
+) -> None:
+    await cut_short(made, scene, path)
+    async with process(made.stash, path) as running:
+        async with Claims(running.journal.claims._folder).claim(Kind.SCENE, scene.id):
+            resumed = await resume_pending(running.journal, running.applier, running.undoer)
+        assert (resumed.busy, resumed.finished) == (((Kind.SCENE, scene.id),), ()) and only(made, scene)
+        resumed = await resume_pending(running.journal, running.applier, running.undoer)
+        assert resumed.finished == ((Kind.SCENE, scene.id),)
+
+
+async def test_an_unfinished_undo_that_stash_refuses_is_said_and_not_tried_for_ever(
+    made: League, scene: Medium, path: Path
+) -> None:
+    await cut_short(made, scene, path)
+    async with process(made.stash, path) as running:
+        running.gateway.before["destroy_markers"] = [failing(StashRefused("no")) for _ in range(3)]
+        resumed = await resume_pending(running.journal, running.applier, running.undoer)
+        assert resumed.failed == {f"scene {scene.id}": "no"}
+        assert await running.journal.ownership.open_plans() == []
+        undone = await running.undoer.undo(await running.journal.start_run("undo"), Scope())
+        assert (undone.media, made.stash.markers_of(scene.id)) == (1, [])

@@ -244,7 +244,7 @@ class Slow(io.BytesIO):
 
     busy = True
 
-    def write(self, data: object) -> int:  # type: ignore[override]
+    def write(self, data: object) -> int:
         if self.busy:
             raise BlockingIOError(11, "try again")
         return super().write(data)  # type: ignore[arg-type]
