@@ -204,6 +204,12 @@ def test_votes_on_one_side_only() -> None:
     assert [({*at.wanted}, at.ahead) for at in last] == [({40_400}, 0), ({40_800}, 0), *halvings]
 
 
+def test_a_vote_that_fails_does_not_hide_the_next_one() -> None:
+    anchors = [Anchor(0, 400, (400, 800)), Anchor(20_000, 20_400, (20_400, 19_600))]
+    told = asked(Search(anchors, search().rules), deaf(dunk((0, 900)), 400))
+    assert told[:3] == [{400: (2, 20_000)}, {800: (3, 20_000)}, {10_400: (4, 19_200)}]
+
+
 def test_flips_of_two_tags_share_votes() -> None:
     both = right({"Dunk": ((20_000, 20_001),), "Foul": ((20_000, 20_401),)})
     assert asked(search(), both) == [
