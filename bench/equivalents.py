@@ -37,6 +37,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("haven_vlm.refinement", _NARROWED, "narrowed[0] < vote < narrowed[1] → narrowed[0] <= vote < narrowed[1]"): _TWICE,
     ("haven_vlm.refinement", _NARROWED, "narrowed[0] < vote < narrowed[1] → narrowed[0] < vote <= narrowed[1]"): _TWICE,
     ("haven_vlm.refinement", "if vote > first:", "vote > first → vote >= first"): _NO_ANCHOR,
+    (
+        "haven_vlm.refinement",
+        "if left is right or high - low <= self._tolerance or not (differing := left ^ right):",
+        "high - low <= self._tolerance → high - low < self._tolerance",
+    ): "a stretch as narrow as the tolerance is not halved either way",
     ("haven_vlm.refinement", "if not before < vote < after:", "before < vote < after → before <= vote < after"): _KNOWN,
     ("haven_vlm.refinement", "if not before < vote < after:", "before < vote < after → before < vote <= after"): _KNOWN,
     (

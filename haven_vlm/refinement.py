@@ -171,7 +171,7 @@ class _Derivation:
             return
         self._out.settled += 1
         low, high = self._at[i], self._at[i + 1]
-        if left is right or not (differing := left ^ right):
+        if left is right or high - low <= self._tolerance or not (differing := left ^ right):
             return
         asked: list[int] = []
         settled = True
@@ -230,7 +230,7 @@ class _Derivation:
         return max(0, self._steps(self._at[i + 1] - self._at[i]) - 1)
 
     def _steps(self, width_ms: int) -> int:
-        """Halvings that make a stretch as narrow as it is wanted; none or less than none if it is."""
+        """Halvings that make a stretch (wider than 0) as narrow as it is wanted; none or less than none if it is."""
         return math.ceil(math.log2(width_ms / self._tolerance))
 
     def _halve(self, tag: str, there: bool, low: int, high: int, *, steps: int, step: int, asked: list[int]) -> bool:

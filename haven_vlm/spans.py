@@ -267,8 +267,8 @@ def errors(track: Track, course: Sequence[bool]) -> Errors:
 def learned(counts: Mapping[str, Errors], beside: Errors = NO_ERRORS) -> dict[str, Noise]:
     """How often a model errs about each tag, as far as errors counted on all tags of a medium tell.
 
-    A little doubt that many frames wash away comes first: one false alarm in a hundred frames, one miss in sixty. A
-    tag's own rates count once it has been seen often enough to have any: as many frames (thirty) as that doubt has.
+    A little doubt that many frames wash away comes first: one false alarm in a hundred frames without the tag, half a
+    miss in thirty with it. A tag's own rates count as much as what is shared once it has been seen in as many frames.
     """
     alarms, absent, misses, present = (sum(column) for column in zip(*counts.values(), beside, strict=True))
     alarm, miss = (alarms + 1) / (absent + 100), (misses + 0.5) / (present + 30)

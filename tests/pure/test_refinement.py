@@ -355,6 +355,12 @@ def test_the_first_anchor_speaks_for_its_neighbour() -> None:
     assert first_round == {4400: (1, 0), 8400: (1, 0)}
 
 
+def test_a_substitute_may_lie_behind_the_next_anchor() -> None:
+    """A flash at the start of a video: the first cut is nearer to the first frame than its substitute."""
+    anchors = [Anchor(0, 400, (400,)), Anchor(350, 750, (750,)), Anchor(20_000, 20_400, ())]
+    assert asked(Search(anchors, search().rules), deaf(dunk((380, 500)), 0)) == [{400: (1, 0)}]
+
+
 def test_what_is_near_a_hole_waits_for_its_substitutes() -> None:
     every_other = deaf(dunk((0, 13_000)), *range(0, 24_001, 8000))
     told = steps(search(range(0, 24_001, 4000)), every_other)
