@@ -250,6 +250,7 @@ class PacketFeed:
 
         Raises:
             MediaUnreadable: this file cannot be moved about in.
+            MediaUnreachable: the bytes can no longer be got at.
         """
         self._seek_began = self._clock()
         self._packets, self._last_key, self._last_stamp, self.reached = None, None, None, None
@@ -268,15 +269,19 @@ class PacketFeed:
         """Go to the first packet: by time, or to the first byte where times are only searched for."""
         self._packets, self._counted = None, 0
         by_time = not self._is_raw and self.format not in _SEARCHED
+        is_broken_off = False
         for attempt in (by_time, not by_time):
             try:
                 if attempt:
                     self._container.seek(self.stream.start_time or 0, stream=self.stream)
                 else:
                     self._container.seek(0, unsupported_byte_offset=True)
-            except (av.error.FFmpegError, OSError, ValueError):
+            except (av.error.FFmpegError, OSError, ValueError) as exc:
+                is_broken_off = self.location.is_stream and isinstance(exc, OSError)
                 continue
             return
+        if is_broken_off:
+            raise MediaUnreachable(f"{self.title} broke off.")
         raise MediaUnreadable(f"{self.title} cannot be read a second time from its beginning.")
 
     def read(self) -> Piece | None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,3 +73,59 @@ def test_it_takes_over_when_pyav_cannot_decode(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "text.mp4").write_text("no film")
     with pytest.raises(MediaUnreadable, match="PyAV cannot decode this"):
         open_video([Location(str(tmp_path / "text.mp4"))], Preparation())
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Put a program of one's own before the real one, which it may call as "$REAL"."""
+    if sys.platform == "win32":
+        pytest.skip("the stand-ins are shell scripts")
+    folder = tmp_path / "programs"
+    folder.mkdir()
+
+    def put(name: str, script: str) -> None:
+        (folder / name).write_text(f"#!/bin/sh\nREAL={shutil.which(name)}\n{script}\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    return put
+
+
+def test_an_ffmpeg_of_before_2022_is_spoken_to_in_its_own_words(
+    tmp_path: Path, program: Callable[[str, str], None]
+) -> None:
+    path = odd.write(tmp_path / "a.mp4", TIMES)
+    old = """for word in "$@"; do
+        if [ "$word" = -fps_mode ]; then echo "Unrecognized option 'fps_mode'." >&2; exit 1; fi
+        shift
+        if [ "$word" = -vsync ]; then set -- "$@" -fps_mode; elif [ "$word" = 0 ]; then set -- "$@" passthrough
+        else set -- "$@" "$word"; fi
+    done
+    exec "$REAL" "$@\""""
+    program("ffmpeg", old)
+    with CliSource(str(path), Preparation()) as source:
+        assert [(f.at_ms, f.shown_ms) for f in source.frames([990, 2000])] == [(990, 960), (2000, 1000)]
+        assert source.bad_frames == 0
+
+
+def test_a_program_that_hangs_is_ended(
+    tmp_path: Path, program: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = odd.write(tmp_path / "a.mp4", TIMES)
+    program("ffprobe", "exec sleep 60")
+    monkeypatch.setattr("haven_vlm.ffmpeg_cli.CALL_TIMEOUT_S", 0.01)
+    with pytest.raises(MediaUnreadable, match="neither for PyAV nor for ffmpeg"):
+        CliSource(str(path), Preparation())
+
+
+def test_behind_the_end_nothing_is_looked_for(tmp_path: Path) -> None:
+    with CliSource(str(odd.write(tmp_path / "a.mp4", TIMES)), Preparation()) as source:
+        assert [f.at_ms for f in source.frames([0, 90_000])] == [0]
+        assert source.bad_frames == 1
+
+
+def test_a_survey_leaves_out_what_cannot_be_decoded(tmp_path: Path, program: Callable[[str, str], None]) -> None:
+    path = odd.write(tmp_path / "a.mp4", TIMES)
+    program("ffmpeg", "exit 1")
+    with CliSource(str(path), Preparation()) as source:
+        assert list(source.survey()) == []
