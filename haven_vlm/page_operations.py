@@ -7,6 +7,7 @@ import base64
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -167,8 +168,12 @@ async def thumbnails(desk: Desk, scene_id: str, times_s: Sequence[float]) -> Thu
         opened = opened_video(
             medium, gateway=desk.gateway, settings=desk.settings, open_video=desk.open_video(), preparation=THUMBNAIL
         )
-        async with asyncio.timeout(THUMBNAILS_S), opened as reader:
-            async for frame in reader.frames(wanted, snap_ms=SNAP_MS):
+        async with (
+            asyncio.timeout(THUMBNAILS_S),
+            opened as reader,
+            aclosing(reader.frames(wanted, snap_ms=SNAP_MS)) as frames,
+        ):
+            async for frame in frames:
                 found[frame.at_ms] = "data:image/jpeg;base64," + base64.b64encode(frame.jpeg).decode("ascii")
                 if desk.clock() > until:
                     break

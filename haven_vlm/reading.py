@@ -12,7 +12,8 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -165,8 +166,9 @@ class VideoReader:
     async def frames(self, wanted_ms: Sequence[int], *, snap_ms: int = 0) -> AsyncGenerator[Frame]:
         """See `FrameReader.frames`."""
         times = tuple(wanted_ms)
-        async for frame in self._passed(lambda source: source.frames(times, snap_ms=snap_ms)):
-            yield frame
+        async with aclosing(self._passed(lambda source: source.frames(times, snap_ms=snap_ms))) as passed:
+            async for frame in passed:
+                yield frame
 
     async def survey(self) -> tuple[Glimpse, ...]:
         """See `FrameReader.survey`."""
@@ -176,7 +178,7 @@ class VideoReader:
         """See `FrameSource.measure`."""
         return max([length async for length in self._passed(lambda source: (source.measure() for _ in range(1)))])
 
-    async def _passed(self, work: Callable[[FrameSource], Iterable[T]]) -> AsyncIterator[T]:
+    async def _passed(self, work: Callable[[FrameSource], Iterable[T]]) -> AsyncGenerator[T]:
         if self._lost:
             raise self._loss()
         if self._info is None or self._closing:

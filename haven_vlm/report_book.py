@@ -161,8 +161,12 @@ class ReportBook:
         found: list[Picture] = []
         room = MAX_PICTURE_BYTES - self._picture_bytes
         try:
-            async with asyncio.timeout(SCENE_S), one.open_video(SMALL) as reader:
-                async for frame in reader.frames(sorted(wanted), snap_ms=500):
+            async with (
+                asyncio.timeout(SCENE_S),
+                one.open_video(SMALL) as reader,
+                contextlib.aclosing(reader.frames(sorted(wanted), snap_ms=500)) as frames,
+            ):
+                async for frame in frames:
                     room -= len(frame.jpeg)
                     if room < 0:
                         break
