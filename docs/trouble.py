@@ -48,7 +48,7 @@ TOPICS = (
 * *Nothing to do*: the trigger tag is on nothing. Put `VLM_TagMe` on a scene, and start the task again.
 * *Another run …*: two tabs, or a task and a cron run. The other one finishes; then start again.
 """,
-        """bootstrap tasks task_context media_task earlier_runs haven_vlm_connector
+        """bootstrap pip_calls tasks task_context media_task earlier_runs haven_vlm_connector
         command_line stash_wire stash_log selection task_options reporting""",
     ),
     Topic(

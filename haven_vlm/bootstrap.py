@@ -16,18 +16,17 @@ import json
 import logging
 import os
 import platform
-import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from haven_vlm.errors import DependencyError
+from haven_vlm.pip_calls import INSTALL_TIMEOUT_S, PipFailed, install_wheels, pip_of
 from haven_vlm.run_lock import wait_lock
 from haven_vlm_utility import count_text
 
@@ -35,9 +34,6 @@ log = logging.getLogger(__name__)
 
 KEPT_UNUSED_S = 30 * 24 * 3600
 """Private folders of other Pythons, or for other requirements, go when they have not been used for so long."""
-
-INSTALL_TIMEOUT_S = 1800
-"""A slow NAS on a slow line needs minutes for about 50 MB of wheels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +123,8 @@ def ensure_dependencies(
         except OSError as exc:  # read-only plugin folder, disk full
             problem = str(exc)
             continue
-        except _PipFailed as exc:
-            problem = str(exc)
+        except PipFailed as exc:
+            problem = _explained(str(exc))
             # Debian, Ubuntu and Alpine let nobody install beside their own packages, but into a folder
             target = f'--target "{home / folder_name}" '
             break
@@ -237,10 +233,6 @@ def _ask_manager(requirements: Sequence[Requirement]) -> bool:
 # --- pip ------------------------------------------------------------------------------------------------------
 
 
-class _PipFailed(Exception):
-    """Pip ran and said no, or could not be run at all."""
-
-
 def _folder_name(requirements: Iterable[Requirement]) -> str:
     """A name that changes with the requirements and with the Python that compiled parts are built for."""
     # a folder of plugins may be shared by machines: by Docker images with another libc, by a NAS with another processor
@@ -260,7 +252,7 @@ def _install(home: Path, name: str, requirements: Sequence[Requirement], python:
     folder = home / name
     lock = wait_lock(home / "lock", patience_s=INSTALL_TIMEOUT_S)  # it vanishes with its process, however that dies
     if lock is None:
-        raise _PipFailed("another run has been installing packages for too long")
+        raise PipFailed("another run has been installing packages for too long")
     with lock:
         if not anew and _complete(folder):
             return folder  # the other process was faster
@@ -269,7 +261,9 @@ def _install(home: Path, name: str, requirements: Sequence[Requirement], python:
         part = Path(tempfile.mkdtemp(prefix=f"{name}.part-", dir=home))
         try:
             log.info("Installing Python packages into %s; this happens once and can take some minutes", folder)
-            report = _run_pip(python, part, requirements)
+            report = install_wheels(
+                pip_of(python), [r.pip_spec for r in requirements], report=part / "report.json", target=part
+            )
             (part / "installed.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
             for package in report:
                 log.debug("Installed %s %s (%s)", package["name"], package["version"], package["hash"])
@@ -286,104 +280,13 @@ def _install(home: Path, name: str, requirements: Sequence[Requirement], python:
     return folder
 
 
-def _run_pip(python: str, target: Path, requirements: Sequence[Requirement]) -> list[dict[str, str]]:
-    """Run pip into `target`; returns what it installed, with the hash of each archive where pip tells."""
-    report_file = target / "report.json"
-    options = ["install", "--no-input", "--disable-pip-version-check", "--only-binary", ":all:"]
-    specs = [r.pip_spec for r in requirements]
-    # --report came with pip 22.2, so an old pip is asked once more without; stashapp-tools' own
-    # dependencies have wheels everywhere, so nothing is ever compiled
-    for extra in (["--report", str(report_file)], []):
-        try:
-            run = subprocess.run(
-                [*_pip(python), *options, "--target", str(target), *extra, *specs],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=INSTALL_TIMEOUT_S,
-                env=pip_environment(os.environ),
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as exc:
-            raise _PipFailed(f"pip could not be run: {exc}") from exc
-        if run.returncode == 0:
-            break
-        if "no such option: --report" not in run.stderr:
-            raise _PipFailed(reason(run.stderr))
-    installed = []
-    if report_file.is_file():
-        for item in json.loads(report_file.read_text(encoding="utf-8")).get("install", []):
-            archive = item.get("download_info", {}).get("archive_info", {})
-            sha = archive.get("hashes", {}).get("sha256") or "hash unknown"
-            meta = item.get("metadata", {})
-            installed.append({"name": meta.get("name", "?"), "version": meta.get("version", "?"), "hash": sha})
-        report_file.unlink()  # it names addresses that are nobody's business later
-    return installed
-
-
-def _pip(python: str) -> list[str]:
-    """How pip is started: the one that is installed, else the one that comes with Python, straight from its wheel."""
-    # -P: Python would import from the working directory, and that is whatever Stash was started in
-    if python == sys.executable and importlib.util.find_spec("pip") is None:
-        for folder in _wheel_folders():
-            for wheel in sorted(folder.glob("pip-*.whl")):
-                return [python, "-P", str(wheel / "pip")]
-    return [python, "-P", "-m", "pip"]
-
-
-def _wheel_folders() -> list[Path]:
-    """Where a Python keeps pip's wheel for new environments; Debian and Fedora have a folder of their own for it."""
-    folders = []
-    with contextlib.suppress(ImportError):
-        folders.append(Path(importlib.import_module("ensurepip").__file__ or "").parent / "_bundled")
-    if shared := sysconfig.get_config_var("WHEEL_PKG_DIR"):
-        folders.append(Path(shared))
-    return folders
-
-
-_ELSEWHERE = (
-    "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_EDITABLE", "PIP_REQUIREMENT", "PIP_NO_DEPS",
-    "PIP_DRY_RUN", "PIP_REPORT", "PIP_PLATFORM", "PIP_PYTHON_VERSION", "PIP_NO_BINARY",
-)  # fmt: skip
-
-
-def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for pip: the user's index, proxy, certificates and cache count; what leads elsewhere does not.
-
-    `--isolated` would ignore those that an installation behind a proxy, or from a mirror, cannot do without.
-    """
-    kept = {name: value for name, value in environ.items() if name.upper() not in _ELSEWHERE}
-    # these two also win over a configuration file that says otherwise
-    return kept | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
-
-
-_UNREACHABLE = re.compile(
-    r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|Connection (?:refused|reset)"
-    r"|Temporary failure in name resolution|Max retries exceeded|connection broken by",
-    re.I,
-)
-
-
-def reason(stderr: str) -> str:
-    """What pip's complaints come to, in one line and without any address."""
-    if "No module named pip" in stderr:
-        return (
-            "pip is not installed for this Python: install it (Debian and Ubuntu: apt install python3-pip, Alpine: "
-            "apk add py3-pip) and start the task again"
-        )
-    if _UNREACHABLE.search(stderr):
-        return "the package registry cannot be reached: is this machine online, and does it need HTTPS_PROXY?"
-    if "No space left on device" in stderr:
-        return "the disk is full"
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if line.lower().startswith("error")), (lines or ["?"])[-1])
-    said = " ".join(re.sub(r"\(from [^)]*\)|\bhost='[^']*'|\S*://\S*", "", said).split())[:300]
-    if "No matching distribution" in said:  # a Python that has just come out, or a rare processor
-        version = ".".join(map(str, sys.version_info[:2]))
-        said += (
-            f", ready-made for Python {version} on {sysconfig.get_platform()}. Packages exist for Python 3.11 to 3.14 "
-            "on the systems in docs/platforms.md; in Stash, Settings → System → Python executable path names the Python"
-        )
-    return said
+def _explained(problem: str) -> str:
+    """Pip's complaint, and for a Python that has just come out, or a rare processor, what it means."""
+    if "No matching distribution" not in problem:
+        return problem
+    version = ".".join(map(str, sys.version_info[:2]))
+    return (
+        f"{problem}, ready-made for Python {version} on {sysconfig.get_platform()}. Packages exist for Python "
+        "3.11 to 3.14 on the systems in docs/platforms.md; in Stash, Settings → System → Python executable path "
+        "names the Python"
+    )

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,11 +23,13 @@ from typing import Any
 
 from haven_vlm.errors import HavenError, MediaError, MediaUnreachable, MediaUnreadable
 from haven_vlm.facts import Answer, Outcome, Prompt, Sample, Term
+from haven_vlm.other_programs import bare
 from haven_vlm.picture import Preparation
 from haven_vlm.pool_ports import VisionPool
 from haven_vlm.ports import Analysis, AnswerKey, ProgressSink, Settled, TermwiseAnswers, VideoJob
 from haven_vlm.settings import Settings, TagSettings
 from haven_vlm.vlm_engine_bridge import Bridge
+from haven_vlm.vlm_engine_install import ISOLATED
 
 log = logging.getLogger(__name__)
 
@@ -37,31 +38,6 @@ PATIENCE_S = 300.0
 
 AT_ONCE = 2
 """Processes of the package at once; each takes some hundred megabytes."""
-
-_ENVIRONMENT = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "LANG",
-        "LANGUAGE",
-        "TZ",
-        "TMPDIR",
-        "TEMP",
-        "TMP",
-        "USERPROFILE",
-        "SYSTEMROOT",
-        "SYSTEMDRIVE",
-        "WINDIR",
-        "COMSPEC",
-        "PATHEXT",
-        "APPDATA",
-        "LOCALAPPDATA",
-        "PROGRAMDATA",
-        "LD_LIBRARY_PATH",
-        "NUMBER_OF_PROCESSORS",
-    ]
-)
-"""All of our environment that the package gets to see: keys of endpoints and of Stash stand there, too."""
 
 WORKER = Path(__file__).with_name("vlm_engine_worker.py")
 
@@ -186,9 +162,9 @@ class VlmEngine:
         process = await asyncio.create_subprocess_exec(
             str(python),
             "-u",  # what the package prints is known also when it is ended
-            "-I" if sys.platform != "win32" else "-E",
+            ISOLATED,
             str(self._worker),
-            env={k: v for k, v in os.environ.items() if k.upper() in _ENVIRONMENT or k.startswith(("LC_", "CUDA_"))},
+            env=bare(os.environ),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from haven_vlm.errors import BusyError, DependencyError
+from haven_vlm.other_programs import bare
+from haven_vlm.pip_calls import PipFailed, install_wheels, reason
 from haven_vlm.run_lock import wait_lock
 
 log = logging.getLogger(__name__)
@@ -19,6 +23,11 @@ PACKAGE = "vlm-engine==1.1.0"
 NEEDED_GB = 10
 """Room that torch and its companions take while they are unpacked; 7 GB stay."""
 
+ISOLATED = "-I"
+"""How its Python is always started: with nothing from the working directory, from PYTHONPATH or from the user's own
+packages."""
+
+_VENV_TIMEOUT_S = 600.0
 _INSTALL_TIMEOUT_S = 3600.0
 _PROBE = "import importlib.metadata as m; print(m.version('vlm-engine'))"
 
@@ -60,13 +69,38 @@ def python_of(home: Path, named: Path | None, *, base: Path = Path(sys.executabl
 def _problem(python: Path) -> str | None:
     """Why this Python cannot run the package; None: it can."""
     try:
-        found = subprocess.run([str(python), "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as exc:
+        _run([str(python), ISOLATED, "-c", _PROBE], timeout_s=60)
+    except PipFailed as exc:
         return str(exc)
-    return None if found.returncode == 0 else (found.stderr.strip().splitlines() or ["it does not run"])[-1]
+    return None
+
+
+def _run(line: list[str], *, timeout_s: float) -> None:
+    """Run a Python that is to see nothing of ours.
+
+    Raises:
+        PipFailed: it says no, or does not run.
+    """
+    try:
+        done = subprocess.run(
+            line,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
+            env=bare(os.environ),
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise PipFailed(str(exc)) from exc
+    if done.returncode:
+        raise PipFailed(reason(done.stderr or done.stdout))
 
 
 def _install(home: Path, python: Path, base: Path) -> None:
+    """Make the environment anew; what was installed is kept with the hash of each file."""
     free_gb = shutil.disk_usage(home.parent).free / 1e9
     if free_gb < NEEDED_GB:
         raise DependencyError(
@@ -75,20 +109,15 @@ def _install(home: Path, python: Path, base: Path) -> None:
         )
     log.warning("Installing vlm-engine and what it needs into %s: some 3 GB to download, 7 GB on disk; once", home)
     shutil.rmtree(home, ignore_errors=True)
-    steps = (
-        [str(base), "-m", "venv", str(home)],
-        [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", PACKAGE],
-    )
-    for step in steps:
-        try:
-            done = subprocess.run(step, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
-            reason = None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        except (OSError, subprocess.TimeoutExpired) as exc:
-            reason = str(exc)
-        if reason is not None:
-            shutil.rmtree(home, ignore_errors=True)
-            raise DependencyError(
-                f"vlm-engine could not be installed: {reason}. It needs torch and decord, which exist for Linux with "
-                "glibc on x86-64 and for Windows, not for Alpine (Stash's own image) or ARM. The built-in engine needs "
-                "neither (engine: built-in); or name a Python that has it in vlm_engine.python."
-            )
+    try:
+        _run([str(base), ISOLATED, "-m", "venv", str(home)], timeout_s=_VENV_TIMEOUT_S)
+        pip = [str(python), ISOLATED, "-m", "pip"]
+        report = install_wheels(pip, [PACKAGE], report=home / "report.json", timeout_s=_INSTALL_TIMEOUT_S)
+    except PipFailed as exc:
+        shutil.rmtree(home, ignore_errors=True)
+        raise DependencyError(
+            f"vlm-engine could not be installed: {exc}. It needs torch and decord, which exist for Linux with "
+            "glibc on x86-64 and for Windows, not for Alpine (Stash's own image) or ARM. The built-in engine needs "
+            "neither (engine: built-in); or name a Python that has it in vlm_engine.python."
+        ) from exc
+    (home / "installed.json").write_text(json.dumps(report, indent=1), encoding="utf-8")

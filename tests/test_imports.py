@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS: tuple[tuple[str, str], ...] = (
-    ("basics", "haven_vlm errors facts haven_vlm_utility likeness probing location"),
+    ("basics", "haven_vlm errors facts haven_vlm_utility likeness probing location other_programs"),
     (
         "contracts and pure logic",
         """ports pool_ports stash_ports settings prompts replies several progress reports page_data spans refinement
@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "adapters",
-        """haven_vlm_config haven_media_handler bootstrap files settings_file run_lock own_thread crew zips
+        """haven_vlm_config haven_media_handler bootstrap pip_calls files settings_file run_lock own_thread crew zips
         live live_files live_status live_runs stash_client stash_transport stash_tags stash_writes stash_wire stash_log
         opening picture container decoding frame_image ffmpeg_cli media reading fetching stills still_reading
         media_access collection_files

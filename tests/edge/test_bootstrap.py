@@ -26,6 +26,7 @@ import pytest
 from haven_vlm import bootstrap
 from haven_vlm.bootstrap import REQUIREMENTS, Requirement, ensure_dependencies
 from haven_vlm.errors import DependencyError
+from haven_vlm.pip_calls import install_wheels, pip_environment, pip_of, reason
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOOPS = Requirement("hoopsmod", "hoops-package", "2.1")
@@ -33,6 +34,7 @@ HOOPS = Requirement("hoopsmod", "hoops-package", "2.1")
 FAKE_PIP = """
 import json, pathlib, sys
 args = sys.argv[1:]
+if args[0] == "config": sys.exit(0)
 log = pathlib.Path(__file__).parent / "calls"
 log.write_text(str(int(log.read_text()) + 1 if log.exists() else 1))
 mode = (pathlib.Path(__file__).parent / "mode").read_text()
@@ -134,7 +136,7 @@ def test_a_failure_is_one_sentence_with_the_reason_and_the_command(plugin: Path,
     with pytest.raises(DependencyError) as caught:
         ensure_dependencies(plugin, requirements=[HOOPS])
     text = str(caught.value)
-    assert "No matching distribution found for hoops-package" in text
+    assert "No matching distribution found for hoops-package, ready-made for Python 3." in text
     folder = plugin / ".python" / bootstrap._folder_name([HOOPS])
     assert f'{sys.executable} -m pip install --target "{folder}" "hoops-package>=2.1"' in text
     assert "\n" not in text
@@ -169,7 +171,7 @@ def test_a_half_filled_folder_hides_nothing(plugin: Path, pip: Pip) -> None:
     (half / "hoopsmod.py").touch()
     whole = plugin.parent / "whole"
     whole.mkdir()
-    bootstrap._run_pip(sys.executable, whole, [HOOPS])
+    install_wheels(pip_of(sys.executable), [HOOPS.pip_spec], report=whole / "report.json", target=whole)
     sys.path.append(str(whole))
     assert ensure_dependencies(plugin, requirements=[HOOPS]) == "already installed"
     spec = importlib.util.find_spec("hoopsmod")
@@ -365,10 +367,11 @@ def test_a_set_that_does_not_load_is_replaced_once_and_the_run_goes_on(tmp_path:
     (broken / "aiohttp-3.99.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: aiohttp\nVersion: 3.99\n")
     (broken / "pip").mkdir()
     (broken / "pip" / "__init__.py").touch()
-    (broken / "pip" / "__main__.py").write_text(_COPYING_PIP, encoding="utf-8")
     spec = importlib.util.find_spec("aiohttp")
     assert spec and spec.origin
-    environ = os.environ | {"PYTHONPATH": str(broken), "PATH": "", "HOOPS_SITE": str(Path(spec.origin).parent.parent)}
+    (broken / "pip" / "__main__.py").write_text(_COPYING_PIP, encoding="utf-8")
+    (broken / "pip" / "site").write_text(str(Path(spec.origin).parent.parent), encoding="utf-8")
+    environ = os.environ | {"PYTHONPATH": str(broken), "PATH": ""}
     connection = {"Scheme": "http", "Host": "127.0.0.1", "Port": 9, "Dir": str(tmp_path), "PluginDir": str(plugin)}
     call = json.dumps({"server_connection": connection, "args": {"mode": "check_endpoints"}}).encode()
     said = []
@@ -385,11 +388,13 @@ def test_a_set_that_does_not_load_is_replaced_once_and_the_run_goes_on(tmp_path:
 
 
 _COPYING_PIP = """
-import os, pathlib, shutil, sys
-with open(pathlib.Path(__file__).parent / "calls", "a") as log:
+import pathlib, shutil, sys
+if sys.argv[1] == "config": sys.exit(0)
+here = pathlib.Path(__file__).parent
+with open(here / "calls", "a") as log:
     log.write("x")
 target = pathlib.Path(sys.argv[sys.argv.index("--target") + 1])
-for item in pathlib.Path(os.environ["HOOPS_SITE"]).glob("aiohttp*"):
+for item in pathlib.Path((here / "site").read_text(encoding="utf-8")).glob("aiohttp*"):
     shutil.copytree(item, target / item.name)
 """
 
@@ -402,12 +407,12 @@ for item in pathlib.Path(os.environ["HOOPS_SITE"]).glob("aiohttp*"):
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
         ("/usr/bin/python3: No module named pip", "pip is not installed"),
         ("noise\nERROR: No matching distribution found for av>=99 (from versions: 1, 2)",
-         "No matching distribution found for av>=99, ready-made for Python 3."),
+         "No matching distribution found for av>=99"),
         ("", "?"),
     ],
 )  # fmt: skip
 def test_pips_complaints_come_to_one_line(stderr: str, said: str) -> None:
-    assert said in bootstrap.reason(stderr)
+    assert said in reason(stderr)
 
 
 @pytest.mark.parametrize(
@@ -418,25 +423,29 @@ def test_pips_complaints_come_to_one_line(stderr: str, said: str) -> None:
     ],
 )
 def test_no_address_is_repeated(stderr: str) -> None:
-    said = bootstrap.reason(stderr)
+    said = reason(stderr)
     assert "mirror.example" not in said and "secret" not in said and "ERROR: HTTP" in said
 
 
 def test_what_leads_pip_elsewhere_is_left_out_and_the_index_is_kept() -> None:
-    given = {"PIP_TARGET": "/x", "pip_prefix": "/y", "PIP_USER": "1", "PIP_INDEX_URL": "mirror", "HTTPS_PROXY": "proxy"}
-    kept = bootstrap.pip_environment(given)
-    assert kept == {
-        "PIP_INDEX_URL": "mirror", "HTTPS_PROXY": "proxy", "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0",
+    given = {
+        "PIP_TARGET": "/x", "pip_prefix": "/y", "PIP_USER": "1", "PIP_INDEX_URL": "mirror", "HTTPS_PROXY": "proxy",
+        "PIP_CONSTRAINT": "/z", "PATH": "/bin", "PIP_CERT": "", "COACH": "sk-0123456789abcdef",
+    }  # fmt: skip
+    of_files = {"index-url": "another mirror", "trusted-host": "nas", "prefix": "/w", "cert": "/ca.pem"}
+    assert pip_environment(given, of_files) == {
+        "PIP_INDEX_URL": "mirror", "HTTPS_PROXY": "proxy", "PIP_TRUSTED_HOST": "nas", "PIP_CERT": "/ca.pem",
+        "PATH": "/bin", "PIP_CONFIG_FILE": os.devnull, "PYTHONIOENCODING": "utf-8",
     }  # fmt: skip
 
 
 def test_pip_comes_with_python_when_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert bootstrap._pip("another")[1:] == ["-P", "-m", "pip"]
+    assert pip_of("another")[1:] == ["-P", "-m", "pip"]
     (tmp_path / "_bundled").mkdir()
     (tmp_path / "_bundled" / "pip-25.0-py3-none-any.whl").touch()
     monkeypatch.setitem(sys.modules, "ensurepip", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    line = bootstrap._pip(sys.executable)
+    line = pip_of(sys.executable)
     assert line[0] == sys.executable and line[-1].endswith(os.path.join("pip-25.0-py3-none-any.whl", "pip"))
 
 
@@ -450,4 +459,4 @@ def test_debian_keeps_the_pip_of_new_environments_in_a_folder_of_its_own(
     monkeypatch.setitem(sys.modules, "ensurepip", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sysconfig, "get_config_var", {"WHEEL_PKG_DIR": str(wheels)}.get)
-    assert bootstrap._pip(sys.executable)[-1] == str(wheels / "pip-26.2-py3-none-any.whl" / "pip")
+    assert pip_of(sys.executable)[-1] == str(wheels / "pip-26.2-py3-none-any.whl" / "pip")

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from haven_vlm import bootstrap
 from haven_vlm.bootstrap import Requirement, ensure_dependencies
 from haven_vlm.errors import DependencyError
+from haven_vlm.pip_calls import pip_of, user_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this Python has no pip")
@@ -30,24 +31,25 @@ NAME = "hoops_package-2.2-py3-none-any.whl"
 HOOPS = Requirement("hoopsmod", "hoops-package", "2.1")
 
 
-def write_wheel(folder: Path) -> Path:
+def write_wheel(folder: Path, name: str = "hoops", needs: str = "") -> Path:
     """A package of one module."""
-    info = "hoops_package-2.2.dist-info"
+    info = f"{name}_package-2.2.dist-info"
     files = {
-        "hoopsmod.py": b"BALL = 'round'\n",
-        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: hoops-package\nVersion: 2.2\n",
+        f"{name}mod.py": b"BALL = 'round'\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}-package\nVersion: 2.2\n{needs}\n".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: coach\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = ""
-    for name, data in files.items():
+    for path, data in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-        record += f"{name},sha256={digest},{len(data)}\n"
+        record += f"{path},sha256={digest},{len(data)}\n"
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     folder.mkdir()
-    with zipfile.ZipFile(folder / NAME, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return folder / NAME
+    wheel = folder / NAME.replace("hoops", name)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, data in files.items():
+            archive.writestr(path, data)
+    return wheel
 
 
 @pytest.fixture
@@ -94,6 +96,50 @@ def test_settings_that_lead_elsewhere_do_not(tmp_path: Path, wheel: Path, monkey
         monkeypatch.setenv(name, str(value))
     assert "private folder" in ensure_dependencies(tmp_path / "plugin", requirements=[HOOPS])
     assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "[install]\nprefix = {wrong}", "[install]\ntarget = {wrong}", "[install]\nroot = {wrong}",
+        "[global]\nno-deps = true", "[global]\nno-binary = :all:", "[install]\ndry-run = true",
+        "[install]\nrequire-hashes = true", "[global]\nconstraint = {wrong}/none.txt", "[install]\nuser = true",
+        "[install]\nreport = {wrong}", "[global]\nquiet = 3", "[install]\nnonsense",
+        "[global]\nplatform = hoops_1", "[install]\nrequirement = {wrong}/none.txt",
+    ],
+)  # fmt: skip
+def test_a_configuration_file_of_pip_leads_nowhere_else(
+    tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch, lines: str
+) -> None:
+    wrong = tmp_path / "wrong"
+    config = tmp_path / "pip.conf"
+    config.write_text(lines.format(wrong=wrong) + "\n", encoding="utf-8")
+    environ = {"PIP_CONFIG_FILE": config, "PIP_NO_INDEX": 1, "PIP_FIND_LINKS": wheel.parent}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, str(value))
+    needing = write_wheel(tmp_path / "more", "passes", "Requires-Dist: hoops-package")
+    shutil.move(needing, wheel.parent)
+    assert "private folder" in ensure_dependencies(
+        tmp_path / "plugin", requirements=[Requirement("passesmod", "passes-package", "2.1")]
+    )
+    assert sorted(package["name"] for package in record(tmp_path / "plugin")) == ["hoops-package", "passes-package"]
+    assert not wrong.exists()
+
+
+def test_the_index_of_a_configuration_file_is_used(
+    tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "pip.conf"
+    config.write_text(
+        "[global]\nno-index = true\nquiet = 2\nfind-links = /nowhere\nprefix = /wrong\n"
+        f"[install]\nfind-links =\n    {tmp_path / 'none'}\n    {wheel.parent}\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
+    found = user_settings(pip_of(sys.executable), os.environ)
+    assert found["find-links"].split() == [str(tmp_path / "none"), str(wheel.parent)]
+    (tmp_path / "none").mkdir()
+    assert "private folder" in ensure_dependencies(tmp_path / "plugin", requirements=[HOOPS])
 
 
 def test_a_file_called_pip_where_stash_was_started_is_not_run(
@@ -200,4 +246,4 @@ def test_the_pip_that_comes_with_python_runs_from_its_wheel(tmp_path: Path) -> N
         pytest.skip("this Python brings no pip along")
     done = subprocess.run([sys.executable, "-P", str(wheels[0] / "pip"), "--version"], capture_output=True, check=True)
     assert done.stdout.startswith(b"pip ")
-    assert bootstrap._pip(sys.executable) == [sys.executable, "-P", "-m", "pip"]
+    assert pip_of(sys.executable) == [sys.executable, "-P", "-m", "pip"]

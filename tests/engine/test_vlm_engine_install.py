@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import json
+import os
 import shutil
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,8 +29,8 @@ def script(file: Path, text: str) -> Path:
 
 def maker(folder: Path, pip: str) -> Path:
     """Stands in for the Python that makes an environment; the environment's Python runs `pip`."""
-    inner = f"#!/bin/sh\\necho pip >> {folder}/calls\\n{pip}\\n"
-    text = f'mkdir -p "$3/bin"; printf \'{inner}\' > "$3/bin/python"; chmod +x "$3/bin/python"'
+    inner = f"#!/bin/sh\\n[ $4 = config ] && exit 0\\necho pip >> {folder}/calls\\n{pip}\\n"
+    text = f'mkdir -p "$4/bin"; printf \'{inner}\' > "$4/bin/python"; chmod +x "$4/bin/python"'
     return script(folder / "base", text)
 
 
@@ -104,3 +110,102 @@ def test_what_another_run_has_installed_meanwhile_is_not_installed_again(
     monkeypatch.setattr("haven_vlm.vlm_engine_install.wait_lock", other_was_first)
     assert python_of(home, None, base=tmp_path / "never used") == home / "bin/python"
     assert (tmp_path / "calls").read_text() == "pip\n"
+
+
+def test_of_what_pip_says_no_address_is_repeated(tmp_path: Path) -> None:
+    said = "ERROR: HTTP error 403 while getting https://coach:whistle@mirror.example/torch"
+    base = maker(tmp_path, f"echo {said} >&2; exit 1")
+    with pytest.raises(DependencyError, match="HTTP error 403") as caught:
+        python_of(tmp_path / "data" / "vlm-engine", None, base=base)
+    assert "whistle" not in str(caught.value) and "mirror" not in str(caught.value)
+
+
+def test_a_python_that_cannot_make_environments_says_what_to_install(tmp_path: Path) -> None:
+    base = script(tmp_path / "base", "echo ensurepip is not available.; exit 1")
+    with pytest.raises(DependencyError, match="apt install python3-venv"):
+        python_of(tmp_path / "data" / "vlm-engine", None, base=base)
+
+
+def test_no_key_is_seen_by_what_installs_it_or_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COACH", "sk-0123456789abcdef")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://mirror.invalid/simple")
+    write = f"env >> {tmp_path}/seen"
+    base = maker(tmp_path, write)
+    base.write_text(f"{base.read_text(encoding='utf-8')}{write}\n", encoding="utf-8")
+    python_of(tmp_path / "data" / "vlm-engine", None, base=base)
+    python_of(tmp_path / "other", script(tmp_path / "python", write))
+    seen = (tmp_path / "seen").read_text(encoding="utf-8")
+    assert seen.count("PATH=") >= 3 and "PIP_INDEX_URL=http://mirror.invalid/simple" in seen
+    assert "sk-0123456789abcdef" not in seen
+
+
+# --- with the real venv and pip -------------------------------------------------------------------------------
+
+
+def source_package(folder: Path, ran: Path) -> None:
+    """A package that exists as source only; its code runs when somebody builds it."""
+    files = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "hostile"\nbackend-path = ["."]\n',
+        "hostile.py": f"open({str(ran)!r}, 'w').close()\n",
+        "PKG-INFO": "Metadata-Version: 2.1\nName: vlm-engine\nVersion: 1.1.0\n",
+    }
+    folder.mkdir()
+    with tarfile.open(folder / "vlm_engine-1.1.0.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"vlm_engine-1.1.0/{name}")
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+
+
+def wheel_package(folder: Path) -> None:
+    """A stand-in for the package, as a wheel."""
+    info = "vlm_engine-1.1.0.dist-info"
+    files = {
+        "vlm_engine.py": "",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: vlm-engine\nVersion: 1.1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: coach\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "vlm_engine-1.1.0-py3-none-any.whl", "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+
+
+@pytest.fixture
+def started_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stash was started in a folder with a `pip.py` and a `venv.py`; returns the file that they would write."""
+    if importlib.util.find_spec("ensurepip") is None:
+        pytest.skip("this Python brings no pip along")
+    ran = tmp_path / "ran"
+    (tmp_path / "cwd").mkdir()
+    for name in ("pip", "venv", "csv"):
+        (tmp_path / "cwd" / f"{name}.py").write_text(f"open({str(ran)!r}, 'w').close()", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, 10**12))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return ran
+
+
+def test_a_package_that_would_have_to_be_built_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_elsewhere: Path
+) -> None:
+    source_package(tmp_path / "packages", started_elsewhere)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "packages"))
+    with pytest.raises(DependencyError, match="No matching distribution found for vlm-engine"):
+        python_of(tmp_path / "data" / "vlm-engine", None)
+    assert not started_elsewhere.exists()
+
+
+def test_it_is_installed_for_real_and_its_hash_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_elsewhere: Path
+) -> None:
+    wheel_package(tmp_path / "packages")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "packages"))
+    home = tmp_path / "data" / "vlm-engine"
+    python = python_of(home, None)
+    assert python_of(tmp_path / "other", python) == python
+    (installed,) = json.loads((home / "installed.json").read_text(encoding="utf-8"))
+    assert installed["name"] == "vlm-engine" and installed["hash"]
+    assert not started_elsewhere.exists()

@@ -20,9 +20,9 @@ FORBIDDEN_CALLS = {
 FORBIDDEN_METHODS = {"extractall", "extract"}
 """Of archives: nothing inside one may choose where it goes."""
 STARTERS = {
-    "haven_vlm/bootstrap.py": "pip",
     "haven_vlm/ffmpeg_cli.py": "ffmpeg",
-    "haven_vlm/vlm_engine_install.py": "venv and pip",
+    "haven_vlm/pip_calls.py": "pip",
+    "haven_vlm/vlm_engine_install.py": "Python, to make an environment",
 }
 """The only modules that start other programs, and which."""
 
