@@ -1,7 +1,7 @@
 """`python3 -m release.audit` asks pip-audit whether the packages of the product have known vulnerabilities.
 
 That needs the network. Where it cannot be had, this says so and passes: a check must not depend on it. With `--strict`
-(as in the workflow) a vulnerability is a failure; without, it is told.
+(as in the workflow) a vulnerability is a failure, and so is a package that could not be looked up; without, it is told.
 """
 
 from __future__ import annotations
@@ -40,33 +40,43 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def read(answer: str, packages: set[str]) -> tuple[list[str], int]:
-    """What pip-audit's JSON says of these packages: the vulnerabilities, and how many packages it could look up."""
-    vulnerable, checked = [], 0
+def read(answer: str, packages: set[str]) -> tuple[list[str], list[str], int]:
+    """What pip-audit's JSON says of these packages: vulnerabilities, names it could not look up, how many it could."""
+    vulnerable, skipped, checked = [], [], 0
     for item in json.loads(answer)["dependencies"]:
-        if plain(item["name"]) not in packages or "skip_reason" in item:
+        if plain(item["name"]) not in packages:
+            continue
+        if "skip_reason" in item:
+            skipped.append(item["name"])
             continue
         checked += 1
         for hole in item.get("vulns", []):
             mended = ", ".join(hole.get("fix_versions", [])) or "no release yet"
             vulnerable.append(f"{item['name']} {item['version']}: {hole['id']} (mended in {mended})")
-    return vulnerable, checked
+    return vulnerable, skipped, checked
 
 
 def main(arguments: Sequence[str]) -> int:
     """Audit the packages that are installed beside this Python; returns an exit code."""
     packages = product_packages((ROOT / "requirements.txt").read_text(encoding="utf-8"))
     line = [sys.executable, "-m", "pip_audit", "--local", "--format", "json", "--progress-spinner", "off"]
+    vulnerable, skipped, checked, unknown = [], [], 0, ""
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-        vulnerable, checked = read(done.stdout, packages)
-    except (subprocess.TimeoutExpired, ValueError, KeyError):
-        vulnerable, checked = [], 0
-    if not checked:  # its own words name addresses
-        print("audit: NOT CHECKED: the service that knows vulnerabilities cannot be reached from here")
-        return 0
-    print("\n".join(vulnerable) or f"audit: no known vulnerability in {checked} of {len(packages)} packages")
-    return 1 if vulnerable and "--strict" in arguments else 0
+        vulnerable, skipped, checked = read(done.stdout, packages)
+    except subprocess.TimeoutExpired:
+        unknown = f"no answer within {PATIENCE_S} seconds"
+    except (ValueError, KeyError, TypeError):  # its own words name addresses
+        unknown = "pip-audit failed; can the service that knows vulnerabilities be reached from here?"
+    if skipped:
+        unknown = f"{', '.join(sorted(skipped))} could not be looked up"
+    elif not checked and not unknown:
+        unknown = "none of the packages could be looked up"
+    if unknown:
+        print(f"audit: NOT CHECKED: {unknown}")
+    if checked:
+        print("\n".join(vulnerable) or f"audit: no known vulnerability in {checked} of {len(packages)} packages")
+    return 1 if (vulnerable or unknown) and "--strict" in arguments else 0
 
 
 if __name__ == "__main__":

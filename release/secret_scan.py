@@ -41,17 +41,23 @@ def findings(root: Path, names: Iterable[str]) -> list[str]:
     )
 
 
-def main() -> int:
-    """Scan; returns 1 when there is something to look at."""
+def files() -> tuple[list[str], str]:
+    """Paths of all files that git knows; none, and why, where git is not there or refuses."""
     try:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     except OSError as exc:
-        print(f"secret scan: NOT CHECKED: git cannot be run: {exc}")
-        return 0
-    names = [name for name in listed.stdout.decode().split("\0") if name]
+        return [], f"git cannot be run: {exc}"
+    # “dubious ownership”, in a container, comes with the command that helps
+    said = listed.stderr.decode(errors="replace").strip()
+    return [name for name in listed.stdout.decode().split("\0") if name], f"git lists no files here. {said}"
+
+
+def main() -> int:
+    """Scan; returns 1 when there is something to look at, or nothing could be looked at in a checkout of git."""
+    names, problem = files()
     if not names:
-        print(f"secret scan: NOT CHECKED: git lists no files here. {listed.stderr.decode(errors='replace').strip()}")
-        return 0
+        print(f"secret scan: NOT CHECKED: {problem}")
+        return 1 if (ROOT / ".git").exists() else 0
     found = findings(ROOT, names)
     print("\n".join(found) or f"secret scan: nothing in {len(names)} files")
     return 1 if found else 0

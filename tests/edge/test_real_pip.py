@@ -98,6 +98,15 @@ def test_settings_that_lead_elsewhere_do_not(tmp_path: Path, wheel: Path, monkey
     assert not (tmp_path / "wrong").exists()
 
 
+def users_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration file of somebody's pip, where pip finds it by itself."""
+    file = home / "pip" / "pip.ini" if os.name == "nt" else home / ".pip" / "pip.conf"
+    file.parent.mkdir()
+    monkeypatch.setenv("APPDATA" if os.name == "nt" else "HOME", str(home))
+    monkeypatch.delenv("PIP_CONFIG_FILE")
+    return file
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -112,11 +121,9 @@ def test_a_configuration_file_of_pip_leads_nowhere_else(
     tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch, lines: str
 ) -> None:
     wrong = tmp_path / "wrong"
-    config = tmp_path / "pip.conf"
-    config.write_text(lines.format(wrong=wrong) + "\n", encoding="utf-8")
-    environ = {"PIP_CONFIG_FILE": config, "PIP_NO_INDEX": 1, "PIP_FIND_LINKS": wheel.parent}
-    for name, value in environ.items():
-        monkeypatch.setenv(name, str(value))
+    users_file(tmp_path, monkeypatch).write_text(lines.format(wrong=wrong) + "\n", encoding="utf-8")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     needing = write_wheel(tmp_path / "more", "passes", "Requires-Dist: hoops-package")
     shutil.move(needing, wheel.parent)
     assert "private folder" in ensure_dependencies(
@@ -129,13 +136,11 @@ def test_a_configuration_file_of_pip_leads_nowhere_else(
 def test_the_index_of_a_configuration_file_is_used(
     tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tmp_path / "pip.conf"
-    config.write_text(
+    users_file(tmp_path, monkeypatch).write_text(
         "[global]\nno-index = true\nquiet = 2\nfind-links = /nowhere\nprefix = /wrong\n"
         f"[install]\nfind-links =\n    {tmp_path / 'none'}\n    {wheel.parent}\n",
         encoding="utf-8",
     )
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
     found = user_settings(pip_of(sys.executable), os.environ)
     assert found["find-links"].split() == [str(tmp_path / "none"), str(wheel.parent)]
     (tmp_path / "none").mkdir()

@@ -219,7 +219,7 @@ def test_closer_than_two_seconds_a_turn_is_as_likely_as_over_two_seconds() -> No
         (0.5, 0.0, True, 0.75),
     ],
 )
-def test_a_frame_weighs_more_the_further_its_confidence_is_from_the_threshold(
+def test_a_frame_counts_more_the_further_its_confidence_is_from_the_threshold(
     confidence: float, threshold: float, named: bool, weight: float
 ) -> None:
     (run,) = Moments([Sample(0, 0, Outcome.TAGS, {"Dunk": confidence})]).track("Dunk", threshold).runs

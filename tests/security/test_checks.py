@@ -49,52 +49,71 @@ ANSWER = {
 
 
 def test_vulnerabilities_of_the_product_are_told() -> None:
-    found, checked = read(json.dumps(ANSWER), {"aiohttp", "pillow", "requests"})
+    found, skipped, checked = read(json.dumps(ANSWER), {"aiohttp", "pillow", "requests"})
     assert found == ["aiohttp 3.0: X-1 (mended in 3.1)", "aiohttp 3.0: X-2 (mended in no release yet)"]
-    assert checked == 2
+    assert checked == 2 and skipped == ["requests"]
+
+
+CLEAN = {"dependencies": [{"name": "aiohttp", "version": "3.9", "vulns": []}]}
+PARTLY = {"dependencies": [*CLEAN["dependencies"], {"name": "requests", "skip_reason": "not found"}]}
+NONE = {"dependencies": [{"name": "aiohttp", "skip_reason": "x"}]}
 
 
 @pytest.mark.parametrize(
-    ("stdout", "arguments", "code", "said"),
+    ("answer", "said"),
     [
-        (json.dumps(ANSWER), ["--strict"], 1, "X-1"),
-        (json.dumps(ANSWER), [], 0, "X-1"),
-        ('{"dependencies": [{"name": "aiohttp", "skip_reason": "x"}]}', ["--strict"], 0, "NOT CHECKED"),
-        ("no answer from http://somewhere.example", ["--strict"], 0, "NOT CHECKED"),
+        (json.dumps(ANSWER), "X-1"),
+        (json.dumps(PARTLY), "NOT CHECKED: requests"),
+        (json.dumps(NONE), "NOT CHECKED: aiohttp"),
+        ('{"dependencies": []}', "NOT CHECKED: none"),
+        ("no answer from http://somewhere.example", "NOT CHECKED: pip-audit failed"),
+        ("[]", "NOT CHECKED: pip-audit failed"),
+        ("", "NOT CHECKED: pip-audit failed"),
+        (None, "NOT CHECKED: no answer"),
     ],
 )
-def test_without_a_network_the_audit_says_so_and_passes(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    stdout: str,
-    arguments: list[str],
-    code: int,
-    said: str,
+def test_a_vulnerability_or_what_could_not_be_looked_up_fails_the_strict_audit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str | None, said: str
 ) -> None:
+    """Without `--strict` it is told and passes, for there may be no network."""
+
     def run(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], 1, stdout, "")
+        if answer is None:
+            raise subprocess.TimeoutExpired([], 1)
+        return subprocess.CompletedProcess([], 1, answer, "Traceback: http://somewhere.example")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert audit.main(arguments) == code
+    assert audit.main(["--strict"]) == 1
+    assert audit.main([]) == 0
     text = capsys.readouterr().out
-    assert said in text and "somewhere" not in text
+    assert text.count(said) == 2 and "somewhere" not in text
 
 
-@pytest.mark.parametrize("git", ["missing", "refuses"])
-def test_without_git_the_secret_scan_says_that_it_did_not_look(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], git: str
+def test_an_audit_that_finds_nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.CompletedProcess([], 0, json.dumps(CLEAN), "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert audit.main(["--strict"]) == 0
+
+
+@pytest.mark.parametrize("refused", [True, False])
+@pytest.mark.parametrize("checkout", [True, False])
+def test_a_secret_scan_that_could_not_look_says_so_and_fails_in_a_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: bool, checkout: bool
 ) -> None:
-    """A zip of the project on a machine without git, and a container in which the checkout is another user's."""
+    """In a container git refuses another user's folder; without git, or from a zip, there is nothing to list."""
 
-    def run(line: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        if git == "missing":
-            raise FileNotFoundError(2, "No such file or directory", "git")
-        return subprocess.CompletedProcess(line, 128, b"", b"fatal: detected dubious ownership\n")
+    def run(*_: object, **__: object) -> subprocess.CompletedProcess[bytes]:
+        if refused:
+            return subprocess.CompletedProcess([], 128, b"", b"fatal: detected dubious ownership")
+        raise FileNotFoundError("no git")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert secret_scan.main() == 0
+    monkeypatch.setattr(secret_scan, "ROOT", tmp_path)
+    if checkout:
+        (tmp_path / ".git").mkdir()
+    assert secret_scan.main() == (1 if checkout else 0)
     said = capsys.readouterr().out
-    assert "NOT CHECKED" in said and ("'git'" if git == "missing" else "dubious ownership") in said
+    assert "NOT CHECKED" in said and ("dubious ownership" if refused else "no git") in said
 
 
 def test_the_checks_include_them_and_the_workflow_is_strict() -> None:
