@@ -60,7 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     """Audit the packages that are installed beside this Python; returns an exit code."""
     packages = product_packages((ROOT / "requirements.txt").read_text(encoding="utf-8"))
     line = [sys.executable, "-m", "pip_audit", "--local", "--format", "json", "--progress-spinner", "off"]
-    vulnerable, skipped, checked, unknown = [], [], 0, ""
+    vulnerable: list[str] = []
+    skipped: list[str] = []
+    checked, unknown = 0, ""
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         vulnerable, skipped, checked = read(done.stdout, packages)
