@@ -431,6 +431,58 @@ async def test_http_to_a_server_with_tls() -> None:
     assert "https://" in caught.value.fix
 
 
+async def test_an_alert_of_tls_is_known() -> None:
+    """As OpenSSL and most proxies answer plain text: a record of two bytes, fatal, and no word of HTTP."""
+
+    async def alert(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\x15\x03\x03\x00\x02\x02\x46")
+        await writer.drain()
+        await reader.read()
+
+    async with listener(alert) as port, Transport("lan", f"http://127.0.0.1:{port}/v1") as transport:
+        with pytest.raises(EndpointError, match=f"127.0.0.1:{port} speaks TLS") as caught:
+            await send(transport)
+    assert caught.value.fix == "Write https:// instead of http:// in base_url."
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+async def test_a_server_that_hangs_up_without_a_word(secure: bool) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+
+    address = f"{'https' if secure else 'http'}://127.0.0.1"
+    async with (
+        listener(hang_up, tls() if secure else None) as port,
+        Transport("lan", f"{address}:{port}/v1", verify_tls=False) as transport,
+    ):
+        with pytest.raises(EndpointError) as caught:
+            await send(transport)
+    assert caught.value.fault is F.CONNECT
+    if "without an answer" in str(caught.value):  # else it was told as a broken connection
+        assert ("https://" in caught.value.fix) is not secure
+
+
+def test_errors_that_come_together_are_all_looked_at() -> None:
+    """Several addresses of a name are tried at once, and all their errors come in one."""
+    group = ExceptionGroup("all addresses", [OSError(111, "refused"), ssl.SSLError(1, "wrong version number")])
+    error = translate(aiohttp.ClientError("x").with_traceback(None), endpoint="lan", url="https://h:1/v1", seconds=1)
+    assert error.fault is F.CONNECT
+    both = aiohttp.ClientError("x")
+    both.__cause__ = group
+    error = translate(both, endpoint="lan", url="https://h:1/v1", seconds=1)
+    assert error.fault is F.NOT_AN_API and "does not speak TLS" in str(error)
+
+
+@pytest.mark.parametrize("host", ["gpu..lan", "x" * 70])
+async def test_a_name_that_cannot_be_one_is_said(host: str) -> None:
+    async with Transport("lan", f"http://{host}/v1") as transport:
+        with pytest.raises(EndpointError) as caught:
+            await send(transport)
+    assert caught.value.fault in (F.CONNECT, F.NOT_AN_API)
+    assert "base_url" in caught.value.fix
+
+
 async def test_something_that_does_not_speak_http() -> None:
     async def ssh(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")

@@ -389,3 +389,88 @@ async def test_a_damaged_file_that_another_program_keeps_open_is_not_replaced(
     assert path.read_bytes() == b"no database"
     async with Journal(path) as journal:
         assert "not a database" in journal.notices[0]
+
+
+def malformed(_: sqlite3.Connection) -> None:
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = 11
+    raise error
+
+
+async def test_a_disk_that_damages_what_was_just_written_is_said(path: Path) -> None:
+    await fill(path, 10)
+    async with Journal(path) as journal:
+        with pytest.raises(LedgerError, match=r"cannot be read: .*malformed.*Check the disk"):
+            await journal._file.read(malformed)
+        assert len(journal.notices) == 1
+        assert len(await journal.known(key(), MODELS)) == 10, "what was readable was carried over"
+
+
+async def test_a_damaged_ledger_that_cannot_be_replaced_now_is_replaced_when_it_can(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On Windows, another program has it open just then."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "The process cannot access the file")
+
+    await fill(path, 10)
+    async with Journal(path) as journal:
+        with monkeypatch.context() as windows:
+            windows.setattr(Path, "rename", refuse)
+            with pytest.raises(LedgerError, match="malformed"):
+                await journal._file.write(malformed)
+            assert "the damaged ledger cannot be replaced" in caplog.text
+            with pytest.raises(LedgerError, match="could not be opened again"):
+                await journal.known(key(), MODELS)
+        await journal.record(key(), at_ms=99, shown_ms=99, answer=answer("Dunk"))
+        assert len(await journal.known(key(), MODELS)) == 11
+
+
+async def test_a_mistake_of_one_job_does_not_cost_the_others_their_commit(path: Path) -> None:
+    def mistaken(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO migrations (name, made_at) VALUES (NULL, NULL)")
+
+    async with Journal(path) as journal:
+        found = await asyncio.gather(
+            journal.record(key(), at_ms=0, shown_ms=0, answer=answer("Dunk")),
+            journal._file.write(mistaken),
+            journal.record(key(), at_ms=1, shown_ms=1, answer=answer("Dunk")),
+            return_exceptions=True,
+        )
+        assert isinstance(found[1], LedgerError) and found[0] is None and found[2] is None
+        assert list(await journal.known(key(), MODELS)) == [0, 1]
+
+
+async def test_a_disk_that_is_full_at_the_very_start_leaves_a_file_to_go_on_with(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as small:
+        nearly_full(small, path, 4)
+        with pytest.raises(LedgerError, match="The disk is full"):
+            async with Journal(path):
+                pass
+    async with Journal(path) as journal:
+        assert journal.notices == ()
+        await journal.record(key(), at_ms=0, shown_ms=0, answer=answer("Dunk"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SQLite's ways of locking without shared memory are POSIX's")
+async def test_a_folder_without_shared_memory_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SQLite finds on network shares."""
+
+    def share(file: Path) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{file}?vfs=unix-none", uri=True, isolation_level=None, check_same_thread=False)
+
+    monkeypatch.setattr("haven_vlm.journal_damage.connect", share)
+    with pytest.raises(LedgerError, match=r"lacks shared memory maps \(a network share\?\)\. Point data_dir"):
+        async with Journal(path):
+            pass
+    assert aside(path) == []
+
+
+async def test_a_folder_for_locks_that_cannot_be_made_is_said(path: Path) -> None:
+    async with Journal(path) as journal:
+        await asyncio.to_thread((path.parent / "runs").write_text, "a file where the folder should be")
+        with pytest.raises(LedgerError, match=r"No lock can be made in .*runs.*Check data_dir"):
+            await journal.start_run("tag_videos")
