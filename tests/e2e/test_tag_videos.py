@@ -27,6 +27,16 @@ def test_a_tagged_scene_gets_its_tags_and_markers(one: Rig) -> None:
     assert server.asked_twice() == {}
 
 
+def test_who_has_not_said_what_to_look_for_is_told_that_examples_are_looked_for(one: Rig) -> None:
+    one.use(one.vision())
+    one.scene()
+    del one.settings["tag_list"]
+    result = one.run("Preview")
+    assert result.error is None
+    (said,) = [line for line in result.logs if "No tags to look for are set" in line.text]
+    assert said.level == "warning" and "Basketball point" in said.text and "Tags to look for" in said.text
+
+
 def test_created_tags_stand_below_the_parent_and_existing_ones_are_reused(one: Rig) -> None:
     mine = one.stash.add_tag("Slam", aliases=["Dunk"])
     one.use(one.vision())

@@ -184,6 +184,30 @@ async def test_keep_alive_carries_the_cookie_over_a_long_silence() -> None:
             await lib.plugin_settings()
 
 
+async def test_a_keep_alive_outlasts_trouble_and_ends_with_the_login(caplog: pytest.LogCaptureFixture) -> None:
+    async with EmbeddedStash(credentials=USER, max_session_age_s=3600) as stash:
+        ticks: asyncio.Queue[float] = asyncio.Queue()
+        go = asyncio.Semaphore(0)
+
+        async def tick(seconds: float) -> None:
+            ticks.put_nowait(seconds)
+            await go.acquire()
+
+        async with library(stash, keep_alive_sleep=tick) as lib:
+            await ticks.get()
+            stash.faults.add("HavenKeepAlive", "404")
+            go.release()
+            await ticks.get()
+            assert caplog.text.count("WARNING") == 0, "nothing that the user could do anything about"
+            stash.advance(4000)
+            go.release()
+            assert lib._keeper is not None
+            await asyncio.wait([lib._keeper])
+            assert "login for this task has run out" in caplog.text
+            with pytest.raises(StashUnauthorized):
+                await lib.plugin_settings()
+
+
 @pytest.mark.parametrize(
     "options",
     [{"credentials": USER, "api_key": "k-k-k-k"}, {"credentials": USER, "max_session_age_s": 0}],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from demo.stash import EmbeddedStash, RequestRecord, running_stash
 from haven_media_handler import StashLibrary
 from haven_vlm.errors import PartialWrite, StashError, StashGone, StashRefused, StashUnauthorized, StashUnavailable
 from haven_vlm.facts import Kind, Marker, MarkerDraft
+from haven_vlm.stash_address import StashConnection
 from haven_vlm.stash_faults import Reply
-from haven_vlm.stash_writes import MARKERS_PER_DOCUMENT, create_markers
-from tests.gateway.support import Clock, client, connection, library
+from haven_vlm.stash_tags import create_tag, destroy_tags
+from haven_vlm.stash_writes import MARKERS_PER_DOCUMENT, create_markers, markers_by_id, media
+from tests.gateway.support import Clock, client, connection, library, stash_like, tiny_server
 
 
 @pytest.fixture
@@ -117,6 +121,56 @@ async def test_a_tag_that_goes_while_it_is_destroyed(stash: EmbeddedStash, lib: 
     stash.on_request(lambda _record: next(gone, lambda: None)(), match="tagsDestroy")
     await lib.destroy_tags(ids)
     assert stash.tag_names() == []
+
+
+def stash_that_says(**errors: str) -> Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes]]:
+    """A Stash that answers a question about tags with none or all, and a mutation with an error."""
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        document = body["query"]
+        for field, error in errors.items():
+            if field in document:
+                return 200, {}, json.dumps({"data": None, "errors": [{"message": error, "path": [field]}]}).encode()
+        if "findTags" in document or "findTag" in document:
+            names = re.findall(r"\b(t\d+):", document)
+            tag = {"id": "7", "name": "Court", "aliases": [], "description": "", "parents": []}
+            found: dict[str, Any] = {name: {"tags": []} if "findTags" in document else tag for name in names}
+            return 200, {}, json.dumps({"data": found}).encode()
+        return stash_like(body)
+
+    return answer
+
+
+def test_a_refusal_that_names_nothing_ends_the_question() -> None:
+    """An unknown id is dropped and the rest asked for again; but only an id that Stash names."""
+    with (
+        tiny_server(stash_that_says(findScenes="sql: no rows in result set", findSceneMarkers="not found")) as tiny,
+        client(StashConnection.from_url(f"http://127.0.0.1:{tiny.port}")) as talk,
+    ):
+        with pytest.raises(StashGone, match="no rows"):
+            media(talk, Kind.SCENE, ["1", "2"], zip_objects=True)
+        with pytest.raises(StashGone, match="not found"):
+            markers_by_id(talk, ["1", "2"])
+
+
+def test_a_tag_that_is_held_by_something_is_no_tag_that_is_gone() -> None:
+    error = "tag with id 8 not found"
+    with (
+        tiny_server(stash_that_says(tagsDestroy=error)) as tiny,
+        client(StashConnection.from_url(f"http://127.0.0.1:{tiny.port}")) as talk,
+        pytest.raises(StashRefused, match=error),
+    ):
+        destroy_tags(talk, ["7"])
+
+
+def test_what_stash_misses_for_a_new_tag_is_said_as_it_says_it() -> None:
+    """The parent is there; then it is something else."""
+    with (
+        tiny_server(stash_that_says(tagCreate="studio with id 3 not found")) as tiny,
+        client(StashConnection.from_url(f"http://127.0.0.1:{tiny.port}")) as talk,
+        pytest.raises(StashGone, match="studio with id 3"),
+    ):
+        create_tag(talk, talk.patience, "Court", parent_id="7")
 
 
 # --- tags of media --------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from haven_vlm.fetching import http_fetch
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import FetchBytes
 from haven_vlm.still_reading import StillPlace, StillReader, _Budget
+from haven_vlm.stills import UnknownFormat
 from tests.images.oddities import encoded, halves, heic, jxl, raw_entry
 
 SMALL = Preparation(max_side_px=128)
@@ -279,3 +280,16 @@ async def test_a_thread_whose_work_nobody_wants_any_more_is_free_when_it_is_done
     with pytest.raises(ZeroDivisionError):
         await crew.run(lambda: 1 // 0)
     await crew.aclose()
+
+
+async def test_a_name_that_no_disk_takes_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MediaUnreachable, match=r"cannot be opened|not on this machine"):
+        await read(StillPlace(str(tmp_path / f"{'x' * 5000}.jpg")))
+
+
+async def test_without_a_way_to_stash_what_is_wrong_here_is_all_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MediaUnreachable, match=r"not on this machine$"):
+        await read(StillPlace(str(tmp_path / "none.jpg")))
+    (tmp_path / "a.heic").write_bytes(heic())
+    with pytest.raises(UnknownFormat, match="HEIC"):
+        await read(StillPlace(str(tmp_path / "a.heic")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytest
 from hypothesis import given, settings
@@ -312,6 +312,24 @@ def test_a_raw_photograph_is_not_taken_for_the_tiny_preview_inside() -> None:
 def test_no_program_is_started_for_a_drawing() -> None:
     with pytest.raises(UnknownFormat):
         read(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "a.eps")
+
+
+def test_a_picture_too_large_for_the_memory_there_is_says_so() -> None:
+    def full(_: int) -> AbstractContextManager[None]:
+        raise MemoryError
+
+    with pytest.raises(MediaUnreadable, match="does not fit into memory"):
+        frames_of(io.BytesIO(encoded(halves(), "PNG")), name="a.png", preparation=SMALL, moments=1, reserve=full)
+
+
+def test_a_picture_without_any_width_is_no_strip() -> None:
+    assert pieces_of(0, 100, 5) == pieces_of(100, 0, 5) == 1
+
+
+def test_an_animation_of_which_no_frame_is_whole_says_so() -> None:
+    content = animation([RED, BLUE, GREEN])
+    with pytest.raises(MediaUnreadable, match=r"cut off|damaged|no frame"):
+        read(content[: content.index(b"\x2c") + 12], "a.gif")
 
 
 def test_a_failing_disk_is_not_held_against_the_picture() -> None:

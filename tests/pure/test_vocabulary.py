@@ -75,6 +75,15 @@ async def test_what_is_missing_in_stash_is_said(tree: Tree, words: str) -> None:
         await with_vocabulary(settings(), tree)
 
 
+async def test_a_name_too_long_for_a_question_is_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    essay = TagRef("14", "A foul that " + "really " * 40, (), "", ("10",))
+    made = await with_vocabulary(settings(), Tree(BALL, FOUL, essay))
+    assert [t.name for t in made.tag_list] == ["Foul"]
+    assert "is not looked for: its name is too long" in caplog.text
+    with pytest.raises(ConfigError, match="do not go with the settings"):
+        await with_vocabulary(settings(), Tree(BALL, essay))
+
+
 async def test_groups_of_other_tags_are_refused() -> None:
     with pytest.raises(ConfigError, match="“Rebound” is not in tag_list"):
         await with_vocabulary(settings(exclusive_groups=[["Foul", "Rebound"]]), Tree(BALL, FOUL))
