@@ -54,6 +54,13 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("haven_vlm.resilience", "self._generation += 1", "1 → 2"): _ANY_NUMBER,
     ("haven_vlm.resilience", "_probing: bool = field(default=False, init=False)", "False → True"): _SET_BEFORE,
     ("haven_vlm.resilience", "_open_until: float = field(default=0.0, init=False)", "0.0 → 1.0"): _SET_BEFORE,
+    ("haven_vlm.resilience", "_mean: float = field(default=0.0, init=False)", "0.0 → 1.0"): "the first answer sets it",
+    ("haven_vlm.resilience", "_MOST_DOUBLINGS = 60", "60 → 61"): "either is beyond every limit",
+    (
+        "haven_vlm.resilience",
+        "return max(self._position.get(name, 0.0), self._front - self.bound / weight)",
+        "0.0 → 1.0",
+    ): "all places move by as much",
     ("haven_vlm.concurrency", "_epoch: int = field(default=0, init=False)", "0 → 1"): _ANY_NUMBER,
     ("haven_vlm.concurrency", "self._epoch += 1", "self._epoch += 1 → self._epoch -= 1"): _ANY_NUMBER,
     ("haven_vlm.concurrency", "self._epoch += 1", "1 → 2"): _ANY_NUMBER,

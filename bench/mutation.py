@@ -49,8 +49,7 @@ _TIMELINE = ("tests/pure/test_timeline.py", "tests/pure/test_spans.py")
 _SAMPLING = tuple(
     f"tests/pure/test_{name}.py" for name in ("sampling", "sampling_adaptive", "refinement", "probing", "shots")
 )
-_BY_HAND = ("breaker", "finding_slots", "outage_watch", "resilience")
-_POOL = (*_BY_HAND, "policies", "outages", "sharing", "roles", "cancelling", "hedging", "statistics")
+_POOL = ("breaker", "finding_slots", "outage_watch", "resilience")
 
 TESTS = {
     "timeline": _TIMELINE,
@@ -58,7 +57,7 @@ TESTS = {
     "parsing": tuple(f"tests/pure/test_{name}.py" for name in ("prompts", "replies", "several")),
     "resilience": tuple(f"tests/multiplexer/test_{name}.py" for name in _POOL),
 }
-"""Those that need neither sockets nor files; a change that only slower tests notice counts as survived."""
+"""Those that need neither sockets nor files nor whole pools; what only slower tests notice counts as survived."""
 
 SHARE = 0.85
 """Least share of killed mutants in each group."""

@@ -72,7 +72,7 @@ class Concurrency:
     _levels: dict[int, Level] = field(default_factory=dict, init=False)
     _ceiling: int = field(init=False)
     _epoch: int = field(default=0, init=False)
-    _skip: int = field(default=0, init=False)
+    _skip: int = field(init=False)
     _since_check: int = field(default=0, init=False)
     _check_after: int = field(default=FIRST_CHECK, init=False)
     _check_up: bool = field(default=True, init=False)
@@ -149,16 +149,12 @@ class Concurrency:
         above = min((n for n in known if n > self._best), default=None)
         below = max((n for n in known if n < self._best), default=0)
         step = max(1, self._best // 8)  # 12 % either way is as good as it gets while latencies scatter
-        if above is None:
-            nxt = min(self._ceiling, self._best * 2)
-            if nxt > self._best:
-                self._go(nxt)
-                return
-            above = self._best + 1
-        if above - self._best > step:
+        if above is None and self._best < self._ceiling:
+            self._go(min(self._ceiling, self._best * 2))
+        elif above is not None and above - self._best > step:
             self._go((self._best + above) // 2)
         elif self._best - below > step:
-            self._go((self._best + below) // 2 if below else max(1, self._best // 2))
+            self._go((self._best + below) // 2)
         else:
             self.settled = True
             self._levels = {self._best: Level()}
@@ -173,7 +169,6 @@ class Concurrency:
         if self._check_up:  # both directions done: what was refused a while ago may be possible by now
             self._ceiling = min(self.most, self._ceiling + step)
         if 1 <= target <= self._ceiling:
-            self._levels = {self.limit: self._levels[self.limit]}
             self._go(target)
 
     def _go(self, limit: int) -> None:

@@ -58,7 +58,7 @@ def test_it_opens_with_the_last_of_these_and_not_before(history: str) -> None:
     assert state(machine) is BreakerState.OPEN
 
 
-@pytest.mark.parametrize("history", ["--", "t", "++++--", "+++++++---", "++++++++-t", "c" * 30, "+++++++-+-+-"])
+@pytest.mark.parametrize("history", ["--", "-t", "t-", "++++--", "+++++++---", "++++++++-t", "c" * 30, "+++++++-+-+-"])
 def test_it_stays_closed_after_these(history: str) -> None:
     machine = breaker()
     assert feed(machine, history) == [False] * len(history)

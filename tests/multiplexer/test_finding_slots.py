@@ -108,6 +108,11 @@ def test_a_server_that_got_better_is_followed_and_looked_at_again_soon() -> None
     assert machine.best == 6
 
 
+def test_a_server_that_got_slower_is_followed_down_to_one() -> None:
+    machine = Concurrency(start=2)
+    assert steps(machine, server(1), 900) == [(202, 3), (229, 2), (631, 1), (857, 2), (883, 1)]
+
+
 def test_a_single_place_has_no_neighbour_below() -> None:
     machine = Concurrency(start=1)
     assert {limit for _, limit in steps(machine, server(1), 10_000)} == {1, 2}
@@ -188,6 +193,41 @@ def test_too_much_during_the_search_ends_it() -> None:
     assert (machine.limit, machine.settled) == (8, False)
     machine.overloaded(machine.began(), in_flight=8)
     assert (machine.limit, machine.best, machine.settled) == (5, 5, True)
+
+
+@pytest.mark.parametrize(
+    ("held", "seen"),
+    [
+        (3, [(402, 1), (427, 2), (829, 3), (1059, 2), (1085, 3)]),
+        (2, [(601, 2), (829, 1), (854, 2)]),
+        (1, [(601, 2), (829, 1), (854, 2)]),
+    ],
+)
+def test_what_was_too_much_of_few_is_not_the_next_thing_tried(held: int, seen: Steps) -> None:
+    machine = Concurrency(start=held)
+    machine.overloaded(machine.began(), in_flight=held)
+    assert steps(machine, server(99), 1200) == seen
+
+
+def test_what_was_measured_before_too_much_does_not_lead_back_to_it() -> None:
+    machine = Concurrency()
+    steps(machine, server(99), 44)
+    machine.overloaded(machine.began(), in_flight=8)
+    assert steps(machine, server(99), 1300) == [(205, 6), (481, 5), (510, 6), (916, 7), (1234, 6), (1264, 7)]
+
+
+@pytest.mark.parametrize(
+    ("start", "before", "after"),
+    [
+        (4, 700, [(768, 5), (1002, 4), (1030, 5)]),
+        (None, 96, [(204, 5), (438, 4), (466, 5)]),
+    ],
+)
+def test_levels_are_compared_by_what_the_machine_does_now(start: int | None, before: int, after: Steps) -> None:
+    machine = Concurrency(start=start)
+    steps(machine, server(4), before)
+    assert machine.best == 4
+    assert steps(machine, lambda n: 3 * server(8)(n), after[-1][0]) == after
 
 
 def test_what_was_too_much_is_reached_again_step_by_step_and_only_after_a_while() -> None:

@@ -158,14 +158,16 @@ def test_an_endpoint_that_flaps_does_not_prolong_the_patience() -> None:
 
 
 def test_an_answer_that_is_on_its_way_is_waited_for() -> None:
-    pool = Pool(60, a={})
-    pool.down("a")
-    pool.error_at(0)
+    pool = Pool(60, a={}, b={})
+    pool.down("b")
     pool.up("a", proven=False)
     pool.lease("a")
+    assert pool.error_at(0) is None
     assert pool.error_at(100) is None
     pool.down("a")
-    assert pool.error_at(101) is not None, "where it was under way, nothing answers any more"
+    said = pool.error_at(101)
+    assert said is not None, "where it was under way, nothing answers any more"
+    assert said.endswith("Waited for 2 min.")
 
 
 def test_one_that_is_ready_but_has_nothing_under_way_is_no_reason_to_wait() -> None:
