@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import fnmatch
 import hashlib
 import io
 import re
@@ -21,7 +22,7 @@ import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -34,12 +35,14 @@ PACKED = (
     "haven_*.py",
     "haven_vlm/*",
     "page/*",
+    "docs/*.md",
+    "docs/pictures/*.png",
     "README.md",
     "LICENSE",
     "CHANGELOG.md",
     "requirements.txt",
 )
-"""What the plugin needs at run time, as patterns of paths in the repository; `*` takes slashes, too."""
+"""What the plugin and its user need, as patterns of paths in the repository; `*` takes slashes, too."""
 
 OF_STASH = "manifest"
 """The file in which Stash keeps what it installed; a package must not bring one along."""
@@ -186,11 +189,7 @@ def _required(manifest: str) -> list[str]:
 
 
 def _is_packed(name: str) -> bool:
-    path = PurePosixPath(name)
-    return any(
-        name.startswith(pattern[:-1]) if pattern.endswith("/*") else len(path.parts) == 1 and path.match(pattern)
-        for pattern in PACKED
-    )
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in PACKED)
 
 
 def _files(root: Path, commit: str) -> dict[str, bytes]:

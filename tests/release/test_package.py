@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import io
 import json
+import posixpath
 import re
 import shlex
 import shutil
@@ -18,7 +19,16 @@ import pytest
 import yaml
 
 from release import package
-from release.package import PLUGIN, PackageError, check_release, index_of, other_package, own_package, write_source
+from release.package import (
+    PLUGIN,
+    ROOT,
+    PackageError,
+    check_release,
+    index_of,
+    other_package,
+    own_package,
+    write_source,
+)
 from tests.release.support import Repository, install
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="packages are made from a commit, by git")
@@ -84,15 +94,50 @@ def test_entries_are_sorted_plain_and_readable_for_everybody(repository: Reposit
 
 
 def test_only_what_runs_is_in_the_zip(repository: Repository) -> None:
-    for name in ("tests/test_x.py", "docs/settings.md", "haven_vlm_config.yaml", ".python/x/y.py", "build/z", "live/r"):
+    for name in ("tests/test_x.py", "docs/generate.py", "haven_vlm_config.yaml", ".python/x/y.py", "build/z", "live/r"):
         repository.write(name, "x")
     repository.git("add", "-f", "haven_vlm_config.yaml", ".python", "build", "live")
     repository.commit("2026-01-02T03:04:06Z")
     packed = names(own_package(repository.folder).zip_bytes)
-    allowed = rf"{PLUGIN}\.yml|haven_\w+\.py|haven_vlm/.+|page/.+|README\.md|LICENSE|CHANGELOG\.md|requirements\.txt"
+    allowed = (
+        rf"{PLUGIN}\.yml|haven_\w+\.py|haven_vlm/.+|page/.+|docs/[\w-]+\.md|docs/pictures/\w+\.png"
+        r"|(README|CHANGELOG)\.md|LICENSE|requirements\.txt"
+    )
     assert [n for n in packed if not re.fullmatch(allowed, n)] == []
     assert {f"{PLUGIN}.yml", "haven_vlm_connector.py", "haven_vlm/__init__.py", "LICENSE"} <= set(packed)
     assert len([n for n in packed if n.endswith(".yml")]) == 1
+
+
+def test_every_link_and_picture_of_the_documents_leads_to_a_file_in_the_zip(repository: Repository) -> None:
+    """The README of an installed plugin once showed no picture, and none of its links led anywhere."""
+    with zipfile.ZipFile(io.BytesIO(own_package(repository.folder).zip_bytes)) as archive:
+        packed = set(archive.namelist())
+        pages = {n: archive.read(n).decode() for n in packed if n.endswith(".md")}
+        texts = {n: archive.read(n).decode() for n in packed if n.endswith((".py", ".js"))}
+    links = [
+        (page, posixpath.normpath(posixpath.join(posixpath.dirname(page), target)))
+        for page, text in pages.items()
+        for target in re.findall(r"\]\(([^)#\s]+)", text)
+        if "://" not in target
+    ]
+    assert len(links) > 40 and any(target.endswith(".png") for _, target in links)
+    assert [(page, target) for page, target in links if target not in packed] == []
+    named = [(name, page) for name, text in texts.items() for page in re.findall(r"docs/[\w-]+\.md", text)]
+    assert ("haven_vlm_connector.py", "docs/platforms.md") in named
+    assert [(name, page) for name, page in named if page not in packed] == []
+
+
+def test_the_documents_tell_the_address_that_a_release_publishes_to() -> None:
+    """It was called “the address of index.yml on this project's pages”, and nowhere stood what that is."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yaml").read_text(encoding="utf-8"))
+    assert workflow["jobs"]["deploy"]["environment"]["url"] == "${{ steps.pages.outputs.page_url }}index.yml"
+    for page in ("README.md", "docs/platforms.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert "https://github.com/OWNER/REPOSITORY" in text and "https://OWNER.github.io/REPOSITORY/index.yml" in text
+
+
+def test_the_documents_keep_the_package_small(repository: Repository) -> None:
+    assert len(own_package(repository.folder).zip_bytes) < 3_000_000
 
 
 def test_everything_the_manifest_names_is_in_the_zip(repository: Repository) -> None:
