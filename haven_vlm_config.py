@@ -358,7 +358,31 @@ def merge(layers: Sequence[Layer]) -> LoadedSettings:
     Raises:
         ConfigError: naming every mistake: key, layer, what was found, what is allowed.
     """
+    settings, origins, problems, across = _merged(layers)
+    if settings is None or problems or across:
+        raise _all_told([*problems, *across])
+    return LoadedSettings(settings, origins)
+
+
+def check_arguments(arguments: Mapping[str, object]) -> None:
+    """See that each argument holds by itself: that can be told before Stash is asked for the other settings.
+
+    Raises:
+        ConfigError: naming every mistake.
+    """
+    if problems := _merged([Layer(DEFAULTS_LAYER, default_values()), Layer(ARGUMENTS_LAYER, dict(arguments))])[2]:
+        raise _all_told(problems)
+
+
+def _all_told(problems: Sequence[str]) -> ConfigError:
+    count = "One setting is wrong" if len(problems) == 1 else f"{len(problems)} settings are wrong"
+    return ConfigError(f"{count}:\n" + "\n".join(f"• {p}" for p in problems))
+
+
+def _merged(layers: Sequence[Layer]) -> tuple[Settings | None, dict[str, str], list[str], list[str]]:
+    """Settings, if they hold; key → layer; mistakes of single keys; mistakes across keys."""
     problems: list[str] = []
+    across: list[str] = []
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     spare: dict[str, list[tuple[str, Any]]] = {}
@@ -396,7 +420,8 @@ def merge(layers: Sequence[Layer]) -> LoadedSettings:
         except ValidationError as exc:
             bad: set[str] = set()
             for error in exc.errors(include_url=False):
-                problems += [p for p in _told(error, origins) if p not in problems]
+                kind = problems if error["loc"] else across
+                kind += [p for p in _told(error, origins) if p not in kind]
                 if error["loc"]:
                     bad.add(str(error["loc"][0]))
             if not bad:
@@ -409,10 +434,7 @@ def merge(layers: Sequence[Layer]) -> LoadedSettings:
                     break
         else:
             break
-    if problems or settings is None:
-        count = "One setting is wrong" if len(problems) == 1 else f"{len(problems)} settings are wrong"
-        raise ConfigError(f"{count}:\n" + "\n".join(f"• {p}" for p in problems))
-    return LoadedSettings(settings, origins)
+    return settings, origins, problems, across
 
 
 def _unknown_key(key: str, layer: str) -> str:

@@ -26,8 +26,9 @@ if sys.version_info < (3, 11):  # noqa: UP036 - what an older Python gets to see
 
 from haven_vlm import command_line
 from haven_vlm.bootstrap import ensure_dependencies
-from haven_vlm.command_line import MODES, ExitCode
+from haven_vlm.command_line import MODES
 from haven_vlm.errors import DependencyError, HavenError, LedgerError, WireError
+from haven_vlm.exit_codes import ExitCode, code_for
 from haven_vlm.live_files import FILES, from_file
 from haven_vlm.privacy import redact
 from haven_vlm.stash_log import Display, install_logging, stdout_taken
@@ -149,7 +150,7 @@ def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None, to
         with _private_files():
             result = asyncio.run(_perform(call, display))
     except HavenError as exc:
-        return Outcome("", str(exc), command_line.code_for(exc))
+        return Outcome("", str(exc), code_for(exc))
     except KeyboardInterrupt:
         stopped = "Stopped. What was answered is kept; start the task again to go on."
         return Outcome("", stopped, ExitCode.INTERRUPTED)
@@ -270,10 +271,11 @@ async def _perform(call: Envelope, display: Display) -> TaskResult:
     from haven_vlm.task_options import Options
     from haven_vlm.tasks import TASKS
     from haven_vlm.vocabulary import with_vocabulary
-    from haven_vlm_config import YAML_NAME, find_yaml, load_settings, outline_yaml, parse_yaml
+    from haven_vlm_config import YAML_NAME, check_arguments, find_yaml, load_settings, outline_yaml, parse_yaml
     from haven_vlm_engine import BuiltInEngine
 
     options, arguments = Options.take(call.args)
+    check_arguments(arguments)
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(StashLibrary(call.connection))
         display.hide(*gateway.secrets)

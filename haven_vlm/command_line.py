@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
+import platform
 import re
+import shlex
+import stat
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
-from haven_vlm.errors import (
-    BusyError,
-    ConfigError,
-    DependencyError,
-    HavenError,
-    OutageError,
-    StashUnauthorized,
-    StashUnavailable,
-)
+from haven_vlm.errors import ConfigError
+from haven_vlm.exit_codes import ExitCode
 from haven_vlm.stash_address import StashConnection
 from haven_vlm.stash_wire import Envelope, plain
+
+log = logging.getLogger(__name__)
 
 MODES = {
     "tag_videos": "look at the scenes tagged VLM_TagMe, and write tags and markers",
@@ -37,42 +36,6 @@ MODES = {
     "check_endpoints": "try the model servers, the settings and the connection to Stash; writes nothing",
 }
 """Mode → what it does, for the help text. The modes a task of Stash can name are the same."""
-
-
-class ExitCode(IntEnum):
-    """How a command ended. Stash gets to see 0 and 1 only."""
-
-    DONE = 0
-    FAILED = 1
-    WRONG = 2
-    LATER = 3
-    INTERRUPTED = 130
-    TERMINATED = 143
-
-    @property
-    def meaning(self) -> str:
-        """A line for the help text and the documents."""
-        return _MEANINGS[self]
-
-
-_MEANINGS = {
-    ExitCode.DONE: "all was done that was asked for, also when there was nothing to do",
-    ExitCode.FAILED: "something failed, at least for some of the media; the text and the report say what",
-    ExitCode.WRONG: "the command, a setting or the API key is wrong, or packages are missing: nothing was done",
-    ExitCode.LATER: "Stash or the model servers cannot be reached, or another run is at work: try again later; what "
-    "was answered is kept",
-    ExitCode.INTERRUPTED: "stopped by Ctrl-C; the next run goes on",
-    ExitCode.TERMINATED: "stopped by SIGTERM (a service that is stopped); the next run goes on",
-}
-
-
-def code_for(error: HavenError) -> ExitCode:
-    """The exit code for a run that this error ended."""
-    if isinstance(error, ConfigError | DependencyError | StashUnauthorized):
-        return ExitCode.WRONG
-    if isinstance(error, StashUnavailable | OutageError | BusyError):
-        return ExitCode.LATER
-    return ExitCode.FAILED
 
 
 _EXAMPLES = """\
@@ -105,13 +68,57 @@ minute elsewhere. The result goes to standard output. Only one run works on a sc
 stopped or killed loses nothing: start it again. docs/command-line.md has examples for cron and systemd."""
 
 
+_LOOKING = ("tag_videos", "tag_images", "preview")
+_OF_MODES: Mapping[str, tuple[str, ...]] = {
+    "--ids": (*_LOOKING, "update", "undo", "find_marker_settings", "evaluate"),
+    "--kind": (*_LOOKING, "update", "undo"),
+    "--limit": (*_LOOKING, "update", "find_marker_settings", "evaluate"),
+    "--everything": ("update", "undo"),
+    "--apply": ("find_marker_settings",),
+    "--run": ("undo",),
+} | dict.fromkeys(("--select", "--skip-organized", "--skip-tag", "--skip-path", "--skip-studio", "--order"), _LOOKING)
+"""Option → the modes in which it does something. What is not here does something in all of them."""
+
+_APART: Mapping[str, tuple[str, ...]] = {
+    "--ids": ("--everything", "--select", "--skip-organized", "--skip-tag", "--skip-path", "--skip-studio", "--order"),
+    "--run": ("--everything",),
+    "--apply": ("--ids", "--limit"),
+}
+"""Option → those that say something else about the same thing: one of the two would be ignored."""
+
+
+def _mistake(options: argparse.Namespace) -> str:
+    """Options that would be ignored, as a sentence; '' if there are none."""
+    given = [o for o in _OF_MODES if getattr(options, o[2:].replace("-", "_")) not in (None, False, [])]
+    told = [
+        f"{option} goes with {' and '.join(_OF_MODES[option])}, not with {options.mode}"
+        for option in given
+        if options.mode not in _OF_MODES[option]
+    ]
+    apart = [(one, other) for one in _APART for other in _APART[one] if {one, other} <= {*given}]
+    told += [f"{one} and {other} do not go together" for one, other in apart]
+    return "; ".join(told)
+
+
 class _Parser(argparse.ArgumentParser):
+    arguments: Sequence[str] = ()
+
     def error(self, message: str) -> NoReturn:
+        if "--json" in self.arguments:
+            mode = next((m for m in map(_mode, self.arguments) if m in MODES), "")
+            print(result_json(mode=mode, output="", error=message, code=ExitCode.WRONG, report=None))  # noqa: T201
         # the whole usage is a screen long, and the mistake would drown in it
         self.exit(ExitCode.WRONG, f"{self.prog}: {message}\nTry: python {self.prog} --help\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def _version() -> str:
+    """Of the plugin, as its manifest says, and of what it runs on."""
+    manifest = Path(__file__).resolve().parent.parent / "ahavenvlmconnector.yml"
+    found = re.search(r"^version: *(\S+)", manifest.read_text(encoding="utf-8"), re.M)
+    return f"A Haven VLM Connector {found[1] if found else '?'} (Python {platform.python_version()})"
+
+
+def parser() -> _Parser:
     """Everything that may stand on the command line, with its help."""
     width = max(map(len, MODES))
     modes = "\n".join(f"  {mode:<{width}}  {text}" for mode, text in MODES.items())
@@ -121,12 +128,13 @@ def parser() -> argparse.ArgumentParser:
     made = _Parser(
         prog=program,
         usage="python %(prog)s MODE --stash URL [options]",
-        description="Tags and markers for Stash, by vision-language models on your own machines.",
-        epilog=f"modes:\n{modes}\n\n{examples}\n\nexit codes:\n{codes}\n\n{_NOTES}",
+        description=f"Tags and markers for Stash, by vision-language models on your own machines.\n\nmodes:\n{modes}",
+        epilog=f"{examples}\n\nexit codes:\n{codes}\n\n{_NOTES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("mode", type=_mode, choices=MODES, metavar="MODE", help="what to do; see below")
+    made.add_argument("mode", type=_mode, choices=MODES, metavar="MODE", help="what to do: one of those above")
+    made.add_argument("--version", action="version", version=_version(), help="print the version and end")
     _add_connection(made.add_argument_group("Stash"))
     _add_work(made.add_argument_group("what to work on"))
     _add_selection(made.add_argument_group("which of them, for tag_videos, tag_images and preview"))
@@ -141,8 +149,9 @@ def _mode(text: str) -> str:
 
 def _add_connection(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--stash", required=True, metavar="URL", help="address of Stash, such as http://nas:9999")
-    group.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds Stash's API key")
-    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds it, readable by you alone")
+    key = group.add_mutually_exclusive_group()
+    key.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds Stash's API key")
+    key.add_argument("--api-key-file", type=Path, metavar="FILE", help="file that holds it, readable by you alone")
     group.add_argument(
         "--any-certificate", action="store_true", help="take a certificate of Stash that cannot be verified"
     )
@@ -273,12 +282,21 @@ def _api_key(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
         if not key:
             raise ConfigError(f"--api-key-env: the environment variable {options.api_key_env} is not set")
     elif options.api_key_file:
+        file: Path = options.api_key_file.expanduser()
         try:
-            key = options.api_key_file.expanduser().read_text(encoding="utf-8-sig").strip()
+            key = file.read_text(encoding="utf-8-sig").strip()
+            open_to = stat.S_IMODE(file.stat().st_mode) & 0o077 if os.name == "posix" else 0
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"--api-key-file: {options.api_key_file} cannot be read: {exc}") from None
         if not key:
             raise ConfigError(f"--api-key-file: {options.api_key_file} is empty")
+        if open_to:
+            log.warning(
+                "--api-key-file: other accounts may open %s, and who has the key has your Stash; chmod 600 %s makes it "
+                "yours alone.",
+                file,
+                shlex.quote(str(file)),
+            )
     return key
 
 
@@ -348,4 +366,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         SystemExit: it is wrong (code 2), or only asked for help (code 0); what there is to say was said.
     """
-    return parser().parse_args(arguments)
+    made = parser()
+    made.arguments = arguments
+    options = made.parse_args(arguments)
+    if mistake := _mistake(options):
+        made.error(mistake)
+    return options

@@ -26,13 +26,19 @@ OpenVideo = Callable[[Sequence[Location], Preparation], AbstractAsyncContextMana
 """Where the bytes are, best first; preparation → a reader."""
 
 
-async def locations_of(medium: Medium, gateway: StashGateway, settings: Settings) -> tuple[str, list[Location]]:
-    """The path of the primary file as this machine names it; and where its bytes are, best first. It needs a file."""
+async def locations_of(
+    medium: Medium, gateway: StashGateway, settings: Settings, *, again: bool = False
+) -> tuple[str, list[Location]]:
+    """The path of the primary file as this machine names it; and where its bytes are, best first. It needs a file.
+
+    `again` is for what was opened before in this run: the log has said then where it is read.
+    """
     path = map_path(medium.files[0].path, settings.path_mutation)
     url, headers = gateway.stream_url(medium.kind, medium.id)
     locations = [Location(path), Location(url, headers)]
     if not await asyncio.to_thread(_is_file, path):
-        log.info("%s is read through Stash: %s is not on this machine", medium.label, path)
+        level = logging.DEBUG if again else logging.INFO
+        log.log(level, "%s is read through Stash: %s is not on this machine", medium.label, path)
         locations = locations[1:]
     return path, locations
 
@@ -45,13 +51,16 @@ async def opened_video(
     settings: Settings,
     open_video: OpenVideo,
     preparation: Preparation,
+    again: bool = False,
 ) -> AsyncIterator[FrameReader]:
     """Open a scene, or a clip among the images, by its path here, else through Stash's own stream.
+
+    `again`: it was opened before in this run.
 
     Raises:
         MediaError: neither works; says why.
     """
-    path, locations = await locations_of(medium, gateway, settings)
+    path, locations = await locations_of(medium, gateway, settings, again=again)
     async with AsyncExitStack() as stack:
         try:
             reader = await stack.enter_async_context(open_video(locations, preparation))

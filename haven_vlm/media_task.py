@@ -18,7 +18,7 @@ from haven_vlm.files import write_atomically
 from haven_vlm.image_task import ImageTask
 from haven_vlm.marks import Marks, ensure_marks, find_marks
 from haven_vlm.report_book import ReportBook
-from haven_vlm.reports import RunReport, Status, WorkResult
+from haven_vlm.reports import MediumReport, RunReport, Status, WorkResult
 from haven_vlm.selection import select
 from haven_vlm.task_context import TaskContext, TaskResult, kind_of_ids, learning_of, listed, terms_of, vr_tag_id_of
 from haven_vlm.videos import VideoRun, VideoWork
@@ -55,16 +55,17 @@ async def work_on_media(context: TaskContext, kinds: Sequence[Kind], *, write: b
     if context.options.ids:
         kinds = (kind_of_ids(context.options, kinds),)
     ids = {kind: await _selection(context, kind, marks, mark, recall=recall) for kind in kinds}
-    selected = sum(map(len, ids.values()))
+    missing = await _missing(context, kinds[0], ids) if context.options.ids else ()
+    selected = sum(map(len, ids.values())) + len(missing)
     if not selected:
         nothing = _nothing_to_do(context, mark, marks, kinds, write=write)
         return TaskResult("\n".join([nothing, *context.journal.notices, *lines]), ok=True)
-    context.progress.media(selected)
+    context.progress.media(selected - len(missing))
     log.info("To look at: %s", ", ".join(count_text(len(some), str(kind)) for kind, some in ids.items() if some))
-    if not recall:
+    if not recall and any(ids.values()):
         await context.pool.prepared()  # which models will answer decides which answers are known already
     vr_tag_id = await vr_tag_id_of(context.gateway) if ids.get(Kind.SCENE) else ""
-    results: list[WorkResult] = []
+    results = [WorkResult(missing, "")]
     name = f"{started[:19].replace(':', '')}-run{context.run_id}"
     async with ReportBook(context.data_dir / "reports", name) as book:
         for kind, some in ids.items():
@@ -78,6 +79,18 @@ async def work_on_media(context: TaskContext, kinds: Sequence[Kind], *, write: b
         done = await _report(context, result, book, started, seconds, written=write, selected=selected)
     forgotten = await _forget_unused(context) if write and not result.ended_because else ""
     return replace(done, text="\n".join([done.text + forgotten, *context.journal.notices, *lines]))
+
+
+async def _missing(context: TaskContext, kind: Kind, ids: dict[Kind, list[str]]) -> tuple[MediumReport, ...]:
+    """Take out of what was named by number what is not in Stash: that it is not done must not look like success."""
+    found = await context.gateway.media(kind, ids[kind])
+    missing = [i for i in ids[kind] if i not in found]
+    ids[kind] = [i for i in ids[kind] if i in found]
+    reports = tuple(MediumReport(kind, i, "", Status.FAILED, f"there is no such {kind} in Stash") for i in missing)
+    for report in reports:
+        context.progress.trouble(report.reason)
+        log.warning("%s", report.line)
+    return reports
 
 
 async def _forget_unused(context: TaskContext) -> str:

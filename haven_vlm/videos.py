@@ -164,7 +164,7 @@ class VideoRun:
             return await self._faulty(medium, str(exc))
         report = await self._conclude(medium, analysis)
         if work.book is not None:
-            await work.book.scene(report, analysis, lambda small: self._open(medium, small))
+            await work.book.scene(report, analysis, lambda small: self._open(medium, small, again=True))
         return report
 
     async def _conclude(self, medium: Medium, analysis: Analysis) -> MediumReport:
@@ -194,7 +194,9 @@ class VideoRun:
             path=map_path(file.path, work.settings.path_mutation),
         )
 
-    def _open(self, medium: Medium, preparation: Preparation) -> AbstractAsyncContextManager[FrameReader]:
+    def _open(
+        self, medium: Medium, preparation: Preparation, *, again: bool = False
+    ) -> AbstractAsyncContextManager[FrameReader]:
         work = self._work
         return opened_video(
             medium,
@@ -202,6 +204,7 @@ class VideoRun:
             settings=work.settings,
             open_video=work.open_video,
             preparation=preparation,
+            again=again,
         )
 
     async def _write(self, medium: Medium, analysis: Analysis, findings: Findings) -> MediumReport:

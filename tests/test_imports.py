@@ -46,7 +46,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         collect_task""",
     ),
     ("tasks", "tasks task_context earlier_runs media_task undo_task checking endpoint_check page_operations"),
-    ("edge", "haven_vlm_connector command_line"),
+    ("edge", "haven_vlm_connector command_line exit_codes"),
 )
 """Layers of docs/architecture.md, lowest first. A file imports from its own and those below, never in a circle."""
 

@@ -10,7 +10,7 @@ import yaml as yaml_module
 
 import haven_vlm_config as config
 from haven_vlm.errors import ConfigError
-from haven_vlm_config import LoadedSettings, load_settings
+from haven_vlm_config import LoadedSettings, check_arguments, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -283,3 +283,11 @@ def test_the_pages_keys_are_those_of_the_manifest() -> None:
 )
 def test_how_long_answers_are_kept(tmp_path: Path, given: str, days: object) -> None:
     assert load(tmp_path, yaml=f"keep_answers: {given}").settings.keep_answers == days
+
+
+def test_arguments_are_checked_by_themselves_and_what_needs_the_other_layers_waits() -> None:
+    check_arguments({"threshold": "0.7", "tag_parent": "Basketball", "implications": {"Slam": ["Dunk"]}})
+    with pytest.raises(ConfigError) as told:
+        check_arguments({"threshold": "9", "no_such_thing": "1", "tag_parent": "Basketball"})
+    assert str(told.value).startswith("2 settings are wrong:")
+    assert "threshold (arguments of the task)" in str(told.value) and "no_such_thing" in str(told.value)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from haven_vlm.command_line import ExitCode, parser
+from haven_vlm.command_line import parser
+from haven_vlm.exit_codes import ExitCode
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"haven_vlm_connector\.py ([^\n\"`]*)", PAGE)

@@ -77,6 +77,33 @@ def test_a_stash_that_does_not_answer_is_worth_another_try_later(tmp_path: Path)
     assert "127.0.0.1:9" in body["error"]
 
 
+def test_a_wrong_setting_is_told_before_stash_is_waited_for(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "tag_videos", "--stash", "http://127.0.0.1:9", "--config-dir", str(tmp_path), "--set", "threshold=9",
+         "--set", "no_such_thing=1", "--set", "exclusive_groups=Foul, Dunk", "--json"],
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    body = json.loads(done.stdout)
+    assert done.returncode == body["exit_code"] == 2
+    assert "threshold" in body["error"] and "no_such_thing" in body["error"]
+    assert "127.0.0.1:9" not in body["error"]
+
+
+def test_what_was_named_and_is_not_there_is_no_success(one: Rig) -> None:
+    """It was skipped with exit code 0: a script with a wrong number never learned of it."""
+    one.use(one.vision())
+    scene = one.scene()
+    out, err, code = run(one, "tag_videos", "--ids", f"{scene},999", "--json")
+    assert code == 1
+    body = json.loads(out)
+    assert "1 scene: there is no such scene in Stash" in body["error"]
+    assert {m["id"]: m["status"] for m in body["report"]["media"]} == {str(scene): "tagged", "999": "failed"}
+    assert "scene 999: failed" in err
+    one.assert_true(scene)
+    out, _, code = run(one, "tag_images", "--ids", "999")
+    assert code == 1 and "1 image: there is no such image in Stash" in out
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_says_so_and_goes_on_next_time(one: Rig, number: int, code: int) -> None:

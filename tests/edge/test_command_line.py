@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from haven_vlm import command_line
-from haven_vlm.command_line import MODES, ExitCode, code_for, config_dir_of, envelope, parse
+from haven_vlm.command_line import MODES, config_dir_of, envelope, parse
 from haven_vlm.errors import (
     BusyError,
     ConfigError,
@@ -23,6 +24,7 @@ from haven_vlm.errors import (
     StashUnauthorized,
     StashUnavailable,
 )
+from haven_vlm.exit_codes import ExitCode, code_for
 from haven_vlm.stash_wire import Envelope
 from haven_vlm.tasks import TASKS
 
@@ -117,6 +119,76 @@ def test_a_wrong_command_ends_with_2_and_one_hint(line: str, capsys: pytest.Capt
     assert ended.value.code == ExitCode.WRONG
     said = capsys.readouterr().err
     assert "--help" in said and len(said.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("tag_videos --everything", "--everything goes with update and undo, not with tag_videos"),
+        ("tag_videos --apply", "--apply goes with find_marker_settings, not with tag_videos"),
+        ("preview --run 3", "--run goes with undo, not with preview"),
+        ("undo --select untagged", "--select goes with tag_videos and tag_images and preview, not with undo"),
+        ("update --skip-tag Private", "--skip-tag goes with tag_videos"),
+        ("update --skip-organized", "--skip-organized goes with tag_videos"),
+        ("undo --limit 3", "--limit goes with"),
+        ("check_endpoints --ids 3", "--ids goes with"),
+        ("collect_incorrect_markers --kind scene", "--kind goes with"),
+        ("tag_videos --ids 3 --select untagged", "--ids and --select do not go together"),
+        ("update --ids 3 --everything", "--ids and --everything do not go together"),
+        ("undo --run 3 --everything", "--run and --everything do not go together"),
+        ("find_marker_settings --apply --limit 3", "--apply and --limit do not go together"),
+        ("undo --api-key-env A --api-key-file b", "not allowed with"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([*shlex.split(line), "--stash", "nas"])
+    assert ended.value.code == ExitCode.WRONG
+    out, err = capsys.readouterr()
+    assert said in err and out == ""
+
+
+def test_every_option_goes_with_the_modes_it_is_for() -> None:
+    for line in ("undo --run 3", "undo --run 3 --ids 5 --kind image", "undo --everything",
+                 "update --everything --limit 9", "find_marker_settings --apply", "evaluate --ids 3 --limit 1", "tag_images --order newest --limit 5",
+                 "preview --ids 3,4 --kind gallery", "check_endpoints --endpoint http://gpu:8080/v1"):  # fmt: skip
+        parse([*shlex.split(line), "--stash", "nas"])
+
+
+@pytest.mark.parametrize(
+    ("line", "mode", "said"),
+    [("tag-videos --stash nas --run 3", "tag_videos", "--run goes with undo"), ("fly --stash nas", "", "fly")],
+)
+def test_a_wrong_command_is_told_to_a_machine_too(
+    line: str, mode: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([*shlex.split(line), "--json"])
+    assert ended.value.code == ExitCode.WRONG
+    body = json.loads(capsys.readouterr().out)
+    assert (body["mode"], body["ok"], body["exit_code"]) == (mode, False, ExitCode.WRONG)
+    assert said in body["error"]
+
+
+def test_the_version_is_that_of_the_manifest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--version"])
+    assert ended.value.code == 0
+    (version,) = re.findall(r"^version: (\S+)$", (ROOT / "ahavenvlmconnector.yml").read_text(encoding="utf-8"), re.M)
+    assert capsys.readouterr().out.startswith(f"A Haven VLM Connector {version} (Python 3.")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are those of POSIX")
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o400, False), (0o644, True), (0o640, True)])
+def test_a_key_that_others_may_read_is_warned_about(
+    mode: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "my key"
+    file.write_text("from-a-file\n", encoding="utf-8")
+    file.chmod(mode)
+    assert call(f"undo --stash nas --api-key-file '{file}'").connection.api_key == "from-a-file"
+    assert [r.levelname for r in caplog.records] == (["WARNING"] if warned else [])
+    assert (f"chmod 600 '{file}'" in caplog.text) is warned and "from-a-file" not in caplog.text
 
 
 def test_help_tells_every_mode_every_code_and_examples_that_work(capsys: pytest.CaptureFixture[str]) -> None:
