@@ -149,9 +149,17 @@ def test_what_would_be_ignored_is_refused(line: str, said: str, capsys: pytest.C
 
 
 def test_every_option_goes_with_the_modes_it_is_for() -> None:
-    for line in ("undo --run 3", "undo --run 3 --ids 5 --kind image", "undo --everything",
-                 "update --everything --limit 9", "find_marker_settings --apply", "evaluate --ids 3 --limit 1", "tag_images --order newest --limit 5",
-                 "preview --ids 3,4 --kind gallery", "check_endpoints --endpoint http://gpu:8080/v1"):  # fmt: skip
+    for line in (
+        "undo --run 3",
+        "undo --run 3 --ids 5 --kind image",
+        "undo --everything",
+        "update --everything --limit 9",
+        "find_marker_settings --apply",
+        "evaluate --ids 3 --limit 1",
+        "tag_images --order newest --limit 5",
+        "preview --ids 3,4 --kind gallery",
+        "check_endpoints --endpoint http://gpu:8080/v1",
+    ):
         parse([*shlex.split(line), "--stash", "nas"])
 
 
