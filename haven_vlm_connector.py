@@ -82,7 +82,8 @@ def main(arguments: Sequence[str]) -> int:
 def _at_a_shell(arguments: Sequence[str]) -> int:
     options = command_line.parse(arguments)
     loudness = {"verbose": options.verbose, "quiet": options.quiet}
-    with install_logging(plain=True, **loudness) as display, stdout_taken() as write, _stoppable() as stopped_by:
+    # first of all: threads that are started before it would not know which signals are held up
+    with _stoppable() as stopped_by, install_logging(plain=True, **loudness) as display, stdout_taken() as write:
         outcome = serve(
             lambda _: command_line.envelope(options, os.environ, plugin_dir=PLUGIN_DIR), display, data=b"", told=True
         )
@@ -104,17 +105,33 @@ def _at_a_shell(arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[list[int]]:
-    """Let SIGTERM end a run as Ctrl-C does: in order. Yields the signals that came."""
+    """Let SIGTERM end a run as Ctrl-C does: in order. Yields the signals that came.
+
+    A shell script lets what it starts in the background ignore Ctrl-C. asyncio then takes no notice of SIGINT at all,
+    so it is held up instead of ignored, until SIGTERM needs it.
+    """
     came: list[int] = []
+    in_background = os.name == "posix" and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
     def end(number: int, _: FrameType | None) -> None:
         came.append(number)
-        signal.raise_signal(signal.SIGINT)  # which asyncio turns into a cancelled task
+        # asyncio turns SIGINT into a cancelled task
+        if in_background:
+            os.kill(os.getpid(), signal.SIGINT)  # one with those that were held up; a second one would end it abruptly
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        else:
+            signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, end)
+    if in_background:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield came
     finally:
+        if in_background:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.signal(signal.SIGTERM, before)
 
 

@@ -37,8 +37,8 @@ async def locations_of(
     url, headers = gateway.stream_url(medium.kind, medium.id)
     locations = [Location(path), Location(url, headers)]
     if not await asyncio.to_thread(_is_file, path):
-        level = logging.DEBUG if again else logging.INFO
-        log.log(level, "%s is read through Stash: %s is not on this machine", medium.label, path)
+        if not again:
+            log.info("%s is read through Stash: %s is not on this machine", medium.label, path)
         locations = locations[1:]
     return path, locations
 

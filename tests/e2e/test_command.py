@@ -20,9 +20,15 @@ from tests.e2e.rig import ROOT, TAGS, Rig
 COMMAND = (sys.executable, str(ROOT / "haven_vlm_connector.py"))
 
 
-def start(rig: Rig, mode: str, *options: str, **streams: int) -> subprocess.Popen[bytes]:
+WITH_SIGINT = "import os, signal, sys; signal.signal(signal.SIGINT, signal.{}); os.execv(sys.argv[1], sys.argv[1:])"
+"""A Python program that starts another with Ctrl-C let through (SIG_DFL) or ignored (SIG_IGN)."""
+
+
+def start(rig: Rig, mode: str, *options: str, sigint: str = "", **streams: int) -> subprocess.Popen[bytes]:
     rig.stash.settings.configure_plugin("ahavenvlmconnector", rig.settings)
     line = (*COMMAND, mode, "--stash", rig.stash.url, "--config-dir", str(rig.folder / "mine"), *options)
+    if sigint:
+        line = (sys.executable, "-c", WITH_SIGINT.format(sigint), *line)
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     return subprocess.Popen(line, **pipes)  # type: ignore[call-overload,no-any-return]
 
@@ -105,24 +111,36 @@ def test_what_was_named_and_is_not_there_is_no_success(one: Rig) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_command_says_so_and_goes_on_next_time(one: Rig, number: int, code: int) -> None:
-    # after five answers the server hangs, so that the run cannot end before it is stopped; a seventh question is only
+@pytest.mark.parametrize(
+    ("sigint", "signals", "code"),
+    [
+        ("SIG_DFL", [signal.SIGINT], 130),
+        ("SIG_DFL", [signal.SIGTERM], 143),
+        ("SIG_IGN", [signal.SIGINT, signal.SIGTERM], 143),  # as shells start what runs in the background
+    ],
+)
+def test_a_stopped_command_says_so_and_goes_on_next_time(one: Rig, sigint: str, signals: list[int], code: int) -> None:
+    # after five answers the server hangs, so that the run cannot end before it is stopped; a sixth question is only
     # asked when these five answers have arrived
     answered = threading.Event()
 
     def script(occasion: Occasion) -> Fault | None:
-        if occasion.number == 6:
-            answered.set()
-        return Fault(FaultKind.HANG) if occasion.number >= 5 else None
+        if occasion.number < 5:
+            return None
+        answered.set()
+        return Fault(FaultKind.HANG)
 
-    server = one.vision(slots=2, script=script)
-    one.use(f"{server.base_url} max=2")
+    server = one.vision(script=script)
+    one.use(f"{server.base_url} max=1")
     scene = one.scene()
-    process = start(one, "tag_videos")
-    assert answered.wait(60)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    process = start(one, "tag_videos", sigint=sigint)
+    try:
+        assert answered.wait(60)
+        for number in signals:
+            process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == code, err.decode()
     assert out.decode() == "Stopped. What was answered is kept; start the task again to go on.\n"
     assert "100%" not in err.decode()
