@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import haven_vlm_connector as connector
-from haven_vlm.command_line import ExitCode
 from haven_vlm.errors import DependencyError, WireError
+from haven_vlm.exit_codes import ExitCode
 from haven_vlm.stash_log import StashLogHandler
 from haven_vlm.stash_wire import Envelope, read_envelope
 
