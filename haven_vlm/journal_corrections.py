@@ -96,8 +96,8 @@ class CorrectionStore:
 
     async def begun(self, scene_id: str | None = None) -> list[tuple[int, Correction]]:
         """Decisions under way, or left behind by a process that was killed, oldest first; of one scene, or of all."""
-        query = "SELECT id, body FROM decisions WHERE ?1 IS NULL OR scene_id = ?1 ORDER BY id"
-        rows = await self.file.read(lambda db: db.execute(query, (scene_id,)).fetchall())
+        query = "SELECT id, body FROM decisions WHERE :scene IS NULL OR scene_id = :scene ORDER BY id"
+        rows = await self.file.read(lambda db: db.execute(query, {"scene": scene_id}).fetchall())
         return [(int(number), _from_json(body)) for number, body in rows]
 
     # --- reading ----------------------------------------------------------------------------------------------

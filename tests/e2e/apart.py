@@ -159,7 +159,7 @@ def run_with_deaths_of_stash(stash: StashApart, process: PluginProcess, dice: ra
     thread = threading.Thread(target=trouble)
     thread.start()
     try:
-        return process.wait(240)
+        return process.wait(600)
     except BaseException:  # the test's own end, too: a run without its Stash would wait for it for ever
         process.kill()
         raise
@@ -183,7 +183,7 @@ def run_while_stash_dies_at(stash: StashApart, number: int, *, after: bool) -> t
     thread = threading.Thread(target=revive)
     thread.start()
     try:
-        result = process.wait(240)
+        result = process.wait(600)
     except BaseException:
         process.kill()
         raise

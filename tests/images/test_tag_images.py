@@ -17,6 +17,7 @@ from demo.court import Canvas
 from demo.footage import Plan
 from demo.vision.faults import FaultKind, always, never
 from haven_vlm.facts import Span
+from tests.e2e.kills import IN_FLIGHT, SLOTS
 from tests.e2e.rig import TAGS, Rig, rig, wait_for_questions
 from tests.images.oddities import encoded, heic, png_header, zip_with
 
@@ -303,8 +304,8 @@ def test_answers_that_do_not_come_leave_the_image_as_it_was(one: Rig) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_was(one: Rig) -> None:
-    server = one.vision(latency_s=0.05, slots=2)
-    one.use(server)
+    server = one.vision(latency_s=0.05, slots=SLOTS)
+    one.use(f"{server.base_url} max={SLOTS}")
     images = [put(one, f"{n}.jpg", jpeg(*[TAGS[n % 3]], shot=n)) for n in range(24)]
     process = one.start("Tag Images")
     wait_for_questions(server, 8)
@@ -313,7 +314,7 @@ def test_a_killed_run_goes_on_where_it_was(one: Rig) -> None:
     assert one.run("Tag Images").error is None
     assert [found(one, i) for i in images] == [{TAGS[n % 3]} for n in range(24)]
     twice = server.asked_twice()
-    assert sum(twice.values()) - len(twice) <= 2  # what was in flight when it died
+    assert sum(twice.values()) - len(twice) <= IN_FLIGHT  # what was on its way when it died
     assert one.run("Undo Last Run", {"everything": True}).error is None
     assert all(one.stash.image_tags(i) == ["VLM_TagMe"] for i in images)
 

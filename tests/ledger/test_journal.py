@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import stat
 import sys
@@ -350,3 +351,11 @@ async def test_answers_by_examples_are_known_whatever_is_shown_today_and_can_be_
     # another wording is another question, with and without examples
     other = replace(plain, prompt=build_prompt((DUNK, FOUL), instructions="Ignore the crowd."))
     assert await journal.known(other, MODELS) == {}
+
+
+def test_values_stand_for_question_marks_or_for_names() -> None:
+    """A numbered mark (`?1`) with a sequence is refused from Python 3.14 on, and older ones say nothing until 3.12."""
+    root = Path(__file__).resolve().parent.parent.parent
+    files = [*root.glob("haven_vlm/journal*.py"), *root.glob("demo/stash/*.py")]
+    assert len(files) > 10
+    assert [f.name for f in files if re.search(r"\?[0-9]", f.read_text(encoding="utf-8"))] == []
