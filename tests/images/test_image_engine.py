@@ -229,6 +229,18 @@ async def test_blank_pictures_are_not_worth_a_question_unless_asked_for() -> Non
     assert (await bench.engine.look(bench.job("a", blank))).asked == 1
 
 
+async def test_an_outage_at_one_of_several_pictures_is_told_as_such() -> None:
+    def gone(question: Question) -> Answer:
+        if question.jpegs[0] == b"1":
+            raise OutageError("no endpoint answers")
+        return tagged("Dunk")(question)
+
+    bench = Bench(Pool(gone, slots=3))
+    with pytest.raises(OutageError, match="no endpoint answers"):
+        await bench.engine.look(bench.job("a", *(frame(n, n * 100) for n in range(3)), single=False))
+    assert bench.pool.held == 0
+
+
 async def test_several_pictures_are_asked_about_at_once() -> None:
     bench = Bench(Pool(slots=3))
     bench.pool.gate = asyncio.Event()

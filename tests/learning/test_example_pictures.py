@@ -16,7 +16,7 @@ from haven_vlm.errors import MediaUnreadable
 from haven_vlm.example_pictures import MOST_FAILURES, Album
 from haven_vlm.facts import Answer, Example, Frame, Kind, Medium, Outcome, Term
 from haven_vlm.journal import Journal
-from haven_vlm.learning import Learning
+from haven_vlm.learning import KEPT, Learning
 from haven_vlm.location import Location
 from haven_vlm.picture import Preparation
 from haven_vlm.ports import AnswerKey, FrameReader
@@ -108,18 +108,25 @@ class Archive:
 
     async def examples(self, most: int = 2, tags: Sequence[str] = ("Foul", "Dunk")) -> tuple[Example, ...]:
         async with Journal(self.folder / "ledger.sqlite") as journal:
-            learning = Learning(
-                settings=settings(most, *tags),
-                gateway=self.gateway,
-                journal=journal,
-                file=NoFile(),
-                preparation=PREPARATION,
-                vr_tag_id="",
-                data_dir=self.folder / "data",
-                now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
-                show=lambda _: None,
-            )
-            return await Album(learning, self.open).examples()
+            return await Album(self.learning(journal, settings(most, *tags)), self.open).examples()
+
+    async def evaluated(self) -> str:
+        """What the task Evaluate says."""
+        async with Journal(self.folder / "ledger.sqlite") as journal:
+            return await self.learning(journal, settings(0, "Foul", "Dunk")).evaluate()
+
+    def learning(self, journal: Journal, today: Settings) -> Learning:
+        return Learning(
+            settings=today,
+            gateway=self.gateway,
+            journal=journal,
+            file=NoFile(),
+            preparation=PREPARATION,
+            vr_tag_id="",
+            data_dir=self.folder / "data",
+            now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+            show=lambda _: None,
+        )
 
     def kept(self) -> list[Path]:
         return sorted((self.folder / "data/examples").glob("*.jpg"))
@@ -205,3 +212,24 @@ async def test_a_tag_that_nobody_was_asked_about_leaves_a_scene_undecided(archiv
     await archive.scenes(1)
     assert len(await archive.examples()) == 1
     assert await archive.examples(tags=("Foul", "Dunk", "Block")) == ()
+
+
+async def test_an_evaluation_of_little_says_so_and_keeps_the_latest_reports(archive: Archive) -> None:
+    await archive.scenes(1)
+    reports = archive.folder / "data/reports"
+    reports.mkdir(parents=True)
+    for day in range(1, KEPT + 6):
+        (reports / f"2025-01-{day:02}T000000-evaluation.json").touch()
+    said = await archive.evaluated()
+    assert "1 scene gone through." in said and "There is not enough to go by yet: 3 frames" in said
+    assert f"Report: {reports / '2026-01-01T000000-evaluation.json'}" in said
+    left = sorted(file.name for file in reports.iterdir())
+    assert len(left) == KEPT and left[0] == "2025-01-07T000000-evaluation.json"
+
+
+async def test_an_evaluation_whose_report_cannot_be_written_is_told_all_the_same(archive: Archive) -> None:
+    await archive.scenes(1)
+    (archive.folder / "data").mkdir()
+    (archive.folder / "data/reports").write_text("a file where the folder should be", encoding="utf-8")
+    said = await archive.evaluated()
+    assert "1 scene gone through." in said and "The report could not be written: " in said

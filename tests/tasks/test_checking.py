@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,31 @@ async def test_an_endpoint_already_named_is_not_found_again() -> None:
         }
     )
     assert len((await with_servers_found(named, found)).endpoints) == 1
+
+
+async def test_a_disk_that_is_nearly_full_is_a_problem_with_its_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("haven_vlm.checking.shutil.disk_usage", lambda _: usage._replace(free=50 * 1024 * 1024))
+    table = flat(await check(Library("/data/film.mp4"), tmp_path))
+    assert f"✗ free Only 0.0 GB are free in {tmp_path} → Make room there, or point data_dir to another disk." in table
+
+
+async def test_a_library_without_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(*_: object) -> None:
+        return None
+
+    library = Library("")
+    monkeypatch.setattr(library, "medium", gone)
+    assert "• files There is no scene with a file yet." in flat(await check(library, tmp_path))
+
+
+async def test_a_package_that_does_not_tell_its_version_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untold(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("haven_vlm.checking.importlib.metadata.version", untold)
+    assert "✓ aiohttp of unknown version" in flat(await check(Library("/data/film.mp4"), tmp_path))
