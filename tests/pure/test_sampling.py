@@ -315,6 +315,16 @@ def test_what_may_be_wanted_is_near_and_not_wanted_yet(seed: int) -> None:
         found |= {t: answer(t) for t in wish.now}
 
 
+def test_around_a_halving_the_next_ones_may_be_wanted() -> None:
+    sampler, answer = make_sampler(settings(), 40_100), right({"Dunk": ((17_300, 50_000),)})
+    found = {t: answer(t) for t in sampler.wish({}).now}
+    wishes = []
+    while (wish := sampler.wish(found)).now:
+        wishes.append((wish.now, wish.maybe))
+        found |= {t: answer(t) for t in wish.now}
+    assert wishes == [((17_000,), (16_500, 17_500)), ((17_500,), ())]
+
+
 # --- flicker ---
 
 

@@ -126,7 +126,7 @@ def test_the_other_end_of_the_last_shot_is_asked_about_if_it_can_be_shown() -> N
 
 @pytest.mark.parametrize(
     ("interval", "shot_ms", "looks_within"),
-    [(1, 8000, 1), (1, 8001, 2), (1, 16_000, 2), (1, 16_001, 3), (2, 16_000, 1), (2, 16_001, 2), (20, 20_001, 2)],
+    [(1, 8000, 1), (1, 8001, 2), (1, 16_000, 2), (1, 16_001, 3), (2, 16_000, 1), (2.5, 16_001, 2), (20, 20_001, 2)],
 )
 def test_a_shot_gets_one_look_more_for_each_such_distance(interval: float, shot_ms: int, looks_within: int) -> None:
     wanted = settings(sampling="adaptive", video_frame_interval=interval)
