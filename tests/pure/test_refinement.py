@@ -582,8 +582,9 @@ def test_two_tags_on_the_way_are_searched_both() -> None:
 
 
 def test_an_end_that_the_gap_hides_does_not_keep_others_from_being_found() -> None:
-    three = right({"Dunk": ((14_300, EVER),), "Foul": ((0, 12_100), (35_900, EVER)), "Timeout": ((13_600, 18_700),)})
-    assert asked(search(FAR, gap_ms=24_000), three) == [
+    """The Foul pauses from 12 s on for two anchors; in the same stretch a Dunk begins, and a Timeout is short."""
+    three = right({"Dunk": ((14_300, EVER),), "Foul": ((0, 12_100), (47_900, EVER)), "Timeout": ((13_600, 18_700),)})
+    assert asked(search(range(0, 72_001, 12_000), gap_ms=36_000), three) == [
         *ONSET,
         {13_875: (202, 750), 21_000: (202, 6000)},
         {19_500: (203, 3000)},
@@ -622,6 +623,12 @@ def test_narrow_stretches_hold_no_span_worth_chasing() -> None:
     assert asked(search(range(0, 24_001, 2000), cuts_ms=[20_400]), at_a_cut) == [
         {20_600: (4, 2000)},
         {20_200: (5, 600)},
+    ]
+    wide_enough = right({"Dunk": ((20_000, EVER),), "Foul": ((20_100, 20_300),)})
+    assert asked(search(range(0, 24_001, 2400), cuts_ms=[20_000]), wide_enough) == [
+        {20_200: (4, 2400)},
+        {19_800: (5, 1000)},
+        {20_600: (200, 1800)},
     ]
     wider = right({"Dunk": ((1300, EVER),), "Foul": ((990, 1010),)})
     assert asked(search(range(0, 20_021, 4004)), wider)[3:] == [{1401: (200, 1501)}, {601: (201, 1401)}]
