@@ -260,6 +260,12 @@ def test_errors_make_rates_with_a_little_doubt(own: Errors, beside: Errors, fals
     assert (noise.false_alarm, noise.miss) == pytest.approx((false_alarm, miss))
 
 
+def test_without_other_tags_only_its_own_frames_count() -> None:
+    noise = learned({"Dunk": (0, 0, 0, 0)})["Dunk"]
+    assert (noise.false_alarm, noise.miss) == pytest.approx((1 / 100, 1 / 60))
+    assert NO_ERRORS == (0, 0, 0, 0)
+
+
 def test_tags_share_what_is_learned_and_one_that_is_read_worse_has_its_own_rates() -> None:
     noises = learned({"Dunk": (0, 300, 0, 60), "Foul": (30, 300, 20, 60), "Timeout": (0, 0, 0, 0)})
     assert noises["Dunk"].false_alarm < noises["Timeout"].false_alarm < noises["Foul"].false_alarm
