@@ -8,7 +8,7 @@ its content says: extension, size and checksum.
 from __future__ import annotations
 
 import hashlib
-import lzma
+import io
 import posixpath
 import struct
 import threading
@@ -29,6 +29,12 @@ MAX_ENTRY_BYTES = 128 * 2**20
 """A larger picture inside an archive is refused: it has to be unpacked into memory."""
 MAX_ENTRIES = 200_000
 """An archive with a longer directory is refused."""
+MAX_DIRECTORY_BYTES = 64 * 2**20
+"""So is one whose directory takes more room."""
+
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Those that Stash reads. Of the others Python unpacks a few bytes to gigabytes in one go, whatever is asked for."""
+_OTHER_PACKINGS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard"}
 
 ENCODINGS = (
     "utf-8", "cp437", "cp932", "gb18030", "big5hkscs", "cp949", "euc_jp", "cp1252", "cp1251", "koi8_r", "cp866",
@@ -36,11 +42,51 @@ ENCODINGS = (
 )  # fmt: skip
 """Readings of a name that is not marked as UTF-8: what archivers write, and what Stash's guess can be."""
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, IndexError, ValueError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, IndexError, ValueError)
+
+
+class _Bytes(io.BufferedReader):
+    """The bytes of an archive, as `ZipFile` reads them: a directory without end is refused before it is taken apart.
+
+    Here and nowhere earlier: which bytes are the directory is what `ZipFile` makes of several records, and a second
+    opinion could be another one.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(io.FileIO(path))
+        self._path = path
+        self.opening = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """
+        Raises:
+            MediaUnreadable: it is the directory, and too long.
+        """
+        if not self.opening:
+            return super().read(size)
+        if (size or 0) > MAX_DIRECTORY_BYTES:
+            raise MediaUnreadable(
+                f"the directory of the archive {self._path} takes more than {MAX_DIRECTORY_BYTES // 2**20} MB"
+            )
+        data = super().read(size)
+        if _has_more_entries(data, MAX_ENTRIES):
+            raise MediaUnreadable(f"the archive {self._path} has more than {MAX_ENTRIES:,} entries")
+        return data
+
+
+def _has_more_entries(directory: bytes, most: int) -> bool:
+    """Whether a directory (or what is read on the way to it) lists more; what it says of itself may be a lie."""
+    at = 0
+    for _ in range(most + 1):
+        if directory[at : at + 4] != b"PK\1\2" or at + 46 > len(directory):
+            return False
+        at += 46 + sum(struct.unpack_from("<HHH", directory, at + 28))  # lengths of name, extra field and comment
+    return True
 
 
 @dataclass(slots=True)
 class _Archive:
+    raw: _Bytes
     file: zipfile.ZipFile
     stamp: tuple[int, int]
     names: dict[str, zipfile.ZipInfo]
@@ -50,6 +96,10 @@ class _Archive:
     users: int = 0
     doomed: bool = False
     guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def close(self) -> None:
+        self.file.close()
+        self.raw.close()
 
 
 class Archives:
@@ -97,7 +147,7 @@ class Archives:
             with self._guard:
                 archive.users -= 1
                 if archive.doomed and not archive.users:
-                    archive.file.close()
+                    archive.close()
 
     def _borrow(self, path: str) -> _Archive:
         with self._guard:  # opening too: two threads that want the same archive read its directory once
@@ -122,29 +172,31 @@ class Archives:
 def _doom(archive: _Archive) -> None:
     archive.doomed = True
     if not archive.users:
-        archive.file.close()
+        archive.close()
 
 
 def _opened(path: str, stamp: tuple[int, int]) -> _Archive:
     if not stamp[1]:
         raise MediaUnreadable(f"the archive {path} is empty (0 bytes)")
+    raw: _Bytes | None = None
     try:
-        file = zipfile.ZipFile(path)
+        raw = _Bytes(path)
+        file = zipfile.ZipFile(raw)
+        raw.opening = False
     except UnicodeDecodeError as exc:  # marked as UTF-8 and is not; Stash copes with that
         raise MediaUnreachable(f"the names in {path} are not what it says they are") from exc
     except _DAMAGE as exc:
         raise MediaUnreadable(f"the archive {path} is damaged: {exc}") from exc
     except OSError as exc:
         raise MediaUnreachable(f"the archive {path} cannot be read: {exc.strerror or exc}") from exc
-    entries = file.infolist()
-    if len(entries) > MAX_ENTRIES:
-        file.close()
-        raise MediaUnreadable(f"the archive {path} has {len(entries):,} entries, more than {MAX_ENTRIES:,}")
+    finally:
+        if raw is not None and raw.opening:
+            raw.close()
     names: dict[str, zipfile.ZipInfo] = {}
-    for info in entries:
+    for info in file.infolist():
         if not info.is_dir():
             names.setdefault(_normal(info.orig_filename), info)
-    return _Archive(file, stamp, names)
+    return _Archive(raw, file, stamp, names)
 
 
 def _normal(name: str) -> str:
@@ -199,15 +251,18 @@ def _decoded(raw: bytes) -> Iterator[str]:
 
 def _content(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     name = posixpath.basename(_normal(info.orig_filename))
-    too_large = MediaUnreadable(f"“{name}” unpacks to more than {MAX_ENTRY_BYTES // 2**20} MB and is left packed")
     if info.flag_bits & 0x1:
         raise MediaUnreadable(f"“{name}” is encrypted; unpack its archive, then scan again")
     if info.file_size > MAX_ENTRY_BYTES:
-        raise too_large
+        raise MediaUnreadable(f"“{name}” unpacks to more than {MAX_ENTRY_BYTES // 2**20} MB and is left packed")
+    if info.compress_type not in _PACKINGS:
+        kind = _OTHER_PACKINGS.get(info.compress_type, f"type {info.compress_type}")
+        raise MediaUnreadable(f"“{name}” is packed in a way that cannot be read here ({kind})")
     try:
         with file.open(info) as handle:
-            content = handle.read(MAX_ENTRY_BYTES + 1)
-    except NotImplementedError as exc:
+            # not a byte more is unpacked, however much there is: where the directory lies, the checksum tells
+            return handle.read(info.file_size + 1)
+    except NotImplementedError as exc:  # a patched or strongly encrypted one
         raise MediaUnreadable(f"“{name}” is packed in a way that cannot be read here ({exc})") from exc
     except zipfile.BadZipFile as exc:
         if "differ" in str(exc):  # directory and entry spell the name differently; Stash does not mind
@@ -217,6 +272,3 @@ def _content(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise MediaUnreadable(f"“{name}” is damaged inside its archive: {exc}") from exc
     except OSError as exc:
         raise MediaUnreachable(f"“{name}” cannot be read: {exc.strerror or exc}") from exc
-    if len(content) > MAX_ENTRY_BYTES:  # the directory lied about its size
-        raise too_large
-    return content

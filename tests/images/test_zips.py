@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haven_vlm.errors import MediaUnreachable, MediaUnreadable
-from haven_vlm.zips import Archives, _normal
+from haven_vlm.zips import MAX_ENTRIES, Archives, _normal
 from tests.images.oddities import raw_entry, zip_with
 
 
@@ -163,20 +165,105 @@ def test_an_unknown_packing_says_so(tmp_path: Path, archives: Archives) -> None:
 
 
 def test_a_bomb_stays_packed(tmp_path: Path, archives: Archives, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the directory says: nothing of it is unpacked, not even to find out that it is damaged."""
     monkeypatch.setattr("haven_vlm.zips.MAX_ENTRY_BYTES", 2**20)
     archive = tmp_path / "a.zip"
     raw_entry(archive, b"a.jpg", b"\0" * (2**21), method=zipfile.ZIP_DEFLATED)
     assert archive.stat().st_size < 5000
+    raw = bytearray(archive.read_bytes())
+    raw[raw.index(b"a.jpg") + 5] ^= 0xFF
+    archive.write_bytes(raw)
     with pytest.raises(MediaUnreadable, match="unpacks to more than 1 MB"):
         archives.read(str(archive), "a.jpg")
 
 
-def test_an_endless_directory_is_refused(tmp_path: Path, archives: Archives, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("haven_vlm.zips.MAX_ENTRIES", 3)
+def claim_size(archive: Path, size: int) -> None:
+    """Let the directory say that its one entry unpacks to so many bytes."""
+    raw = bytearray(archive.read_bytes())
+    struct.pack_into("<I", raw, raw.index(b"PK\x01\x02") + 24, size)
+    archive.write_bytes(raw)
+
+
+def test_of_a_bomb_that_lies_no_more_is_unpacked_than_it_claims(tmp_path: Path, archives: Archives) -> None:
     archive = tmp_path / "a.zip"
-    zip_with(archive, [(b"%d.jpg" % n, b"") for n in range(4)])
-    with pytest.raises(MediaUnreadable, match="4 entries, more than 3"):
-        archives.read(str(archive), "1.jpg")
+    raw_entry(archive, b"a.jpg", b"\0" * (2**27), method=zipfile.ZIP_DEFLATED)
+    claim_size(archive, 1000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MediaUnreadable, match=r"“a\.jpg” is damaged"):
+            archives.read(str(archive), "a.jpg")
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
+def test_a_packing_that_unpacks_all_in_one_go_is_refused(
+    tmp_path: Path, archives: Archives, method: int, name: str
+) -> None:
+    """785 bytes of bzip2 are a gigabyte, whatever the directory claims; Stash reads no such archive either."""
+    archive = tmp_path / "a.zip"
+    raw_entry(archive, b"a.jpg", b"\0" * 1000, method=method)
+    with pytest.raises(MediaUnreadable, match=f"packed in a way that cannot be read here .{name}"):
+        archives.read(str(archive), "a.jpg")
+
+
+@pytest.fixture
+def no_entry_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking an entry of a directory apart fails the test: each takes half a kilobyte and some time."""
+
+    def made(*_: object, **__: object) -> None:
+        raise AssertionError("an entry was taken apart")
+
+    monkeypatch.setattr(zipfile, "ZipInfo", made)
+
+
+def endless(archive: Path, count: int, *, says: int, zip64: bool = False, comment: int = 0) -> None:
+    """A zip of nothing but a directory, of `count` entries, that says it has another number of them."""
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, *[0] * 7, 1, 0, comment, 0, 0, 0, 0) + b"a" + bytes(comment)
+    directory = entry * count
+    size, number = len(directory), says
+    end = b""
+    if zip64:
+        end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, says, says, size, 0)
+        end += struct.pack("<4sLQL", b"PK\6\7", 0, size, 1)
+        size, number = 0xFFFFFFFF, 0xFFFF
+    end += struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, number & 0xFFFF, number & 0xFFFF, size, 0, 0)
+    archive.write_bytes(directory + end)
+
+
+@pytest.mark.parametrize("says", [4, 1, 60_000])
+@pytest.mark.parametrize("zip64", [False, True], ids=["zip", "zip64"])
+@pytest.mark.usefixtures("no_entry_is_made")
+def test_an_endless_directory_is_refused_before_it_is_taken_apart(
+    tmp_path: Path, archives: Archives, says: int, zip64: bool
+) -> None:
+    archive = tmp_path / "a.zip"
+    endless(archive, MAX_ENTRIES + 1, says=says, zip64=zip64)
+    with pytest.raises(MediaUnreadable, match="has more than 200,000 entries"):
+        archives.read(str(archive), "a")
+
+
+@pytest.mark.parametrize("zip64", [False, True], ids=["zip", "zip64"])
+@pytest.mark.usefixtures("no_entry_is_made")
+def test_a_directory_of_few_huge_entries_is_refused_too(
+    tmp_path: Path, archives: Archives, monkeypatch: pytest.MonkeyPatch, zip64: bool
+) -> None:
+    monkeypatch.setattr("haven_vlm.zips.MAX_DIRECTORY_BYTES", 2**20)
+    archive = tmp_path / "a.zip"
+    endless(archive, 17, says=17, zip64=zip64, comment=65_000)
+    with pytest.raises(MediaUnreadable, match="takes more than 1 MB"):
+        archives.read(str(archive), "a")
+
+
+def test_such_a_directory_within_the_limits_is_read(
+    tmp_path: Path, archives: Archives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haven_vlm.zips.MAX_ENTRIES", 3)
+    for zip64 in (False, True):
+        endless(tmp_path / f"{zip64}.zip", 3, says=3, zip64=zip64)
+        with pytest.raises(MediaUnreachable, match="holds nothing called"):
+            archives.read(str(tmp_path / f"{zip64}.zip"), "b")
 
 
 def test_an_archive_that_changed_is_read_anew(tmp_path: Path, archives: Archives) -> None:
