@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -145,6 +146,21 @@ def _private_files() -> Iterator[None]:
         os.umask(before)
 
 
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """No search for garbage while modules are imported, nor among what they brought ever after.
+
+    Imports make some 100,000 objects that stay. To look through them again and again is a fifth of the start, and
+    would hold up the loop for 40 ms each time that everything is looked through.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def serve(read: ReadEnvelope, display: Display, *, data: bytes | None = None, told: bool = False) -> Outcome:
     """Read what is asked, do it, and say how it went; never raises.
 
@@ -193,7 +209,8 @@ def _load_tasks(spare_dir: Path) -> None:
     """
     before = set(sys.modules)
     try:
-        importlib.import_module("haven_vlm.tasks")
+        with _importing():
+            importlib.import_module("haven_vlm.tasks")
         return
     except ImportError as exc:  # present, but built for another Python or another system, or damaged
         if (exc.name or "").startswith("haven_"):
@@ -233,11 +250,12 @@ def _page(call: Envelope, display: Display) -> Outcome:
 
 async def _operate(call: Envelope, op: str, display: Display) -> object:
     """Make what the operation needs, and no more: somebody looks at a page and waits."""
-    from haven_media_handler import StashLibrary
-    from haven_vlm.journal import Journal
-    from haven_vlm.page_operations import Desk, empty, operate
-    from haven_vlm.vocabulary import with_vocabulary
-    from haven_vlm_config import load_settings
+    with _importing():
+        from haven_media_handler import StashLibrary
+        from haven_vlm.journal import Journal
+        from haven_vlm.page_operations import Desk, empty, operate
+        from haven_vlm.vocabulary import with_vocabulary
+        from haven_vlm_config import load_settings
 
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(StashLibrary(call.connection))
@@ -265,31 +283,32 @@ async def _operate(call: Envelope, op: str, display: Display) -> object:
 async def _perform(call: Envelope, display: Display) -> TaskResult:
     """Make all objects in order, run the task, close them in reverse."""
     # only now: bootstrap has made sure that the packages behind these modules are there
-    from haven_media_handler import StashLibrary
-    from haven_vlm.checking import with_servers_found
-    from haven_vlm.endpoint import HttpEndpoint
-    from haven_vlm.endpoint_watch import EndpointWatch
-    from haven_vlm.fetching import http_fetch
-    from haven_vlm.files import JsonMemory
-    from haven_vlm.image_engine import Moments
-    from haven_vlm.image_task import still_prompt
-    from haven_vlm.journal import Journal
-    from haven_vlm.live import LiveFolder
-    from haven_vlm.live_runs import entry_of
-    from haven_vlm.live_status import LiveStatus
-    from haven_vlm.multiplexer import Multiplexer
-    from haven_vlm.picture import Preparation
-    from haven_vlm.progress import Progress
-    from haven_vlm.prompts import build_prompt, build_several_prompt
-    from haven_vlm.reading import VideoReader
-    from haven_vlm.sampling import make_sampler
-    from haven_vlm.settings_file import SettingsFile
-    from haven_vlm.task_context import TaskContext
-    from haven_vlm.task_options import Options
-    from haven_vlm.tasks import TASKS
-    from haven_vlm.vocabulary import with_vocabulary
-    from haven_vlm_config import YAML_NAME, check_arguments, find_yaml, load_settings, outline_yaml, parse_yaml
-    from haven_vlm_engine import BuiltInEngine
+    with _importing():
+        from haven_media_handler import StashLibrary
+        from haven_vlm.checking import with_servers_found
+        from haven_vlm.endpoint import HttpEndpoint
+        from haven_vlm.endpoint_watch import EndpointWatch
+        from haven_vlm.fetching import http_fetch
+        from haven_vlm.files import JsonMemory
+        from haven_vlm.image_engine import Moments
+        from haven_vlm.image_task import still_prompt
+        from haven_vlm.journal import Journal
+        from haven_vlm.live import LiveFolder
+        from haven_vlm.live_runs import entry_of
+        from haven_vlm.live_status import LiveStatus
+        from haven_vlm.multiplexer import Multiplexer
+        from haven_vlm.picture import Preparation
+        from haven_vlm.progress import Progress
+        from haven_vlm.prompts import build_prompt, build_several_prompt
+        from haven_vlm.reading import VideoReader
+        from haven_vlm.sampling import make_sampler
+        from haven_vlm.settings_file import SettingsFile
+        from haven_vlm.task_context import TaskContext
+        from haven_vlm.task_options import Options
+        from haven_vlm.tasks import TASKS
+        from haven_vlm.vocabulary import with_vocabulary
+        from haven_vlm_config import YAML_NAME, check_arguments, find_yaml, load_settings, outline_yaml, parse_yaml
+        from haven_vlm_engine import BuiltInEngine
 
     options, arguments = Options.take(call.args)
     check_arguments(arguments)

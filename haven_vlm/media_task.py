@@ -12,7 +12,6 @@ from haven_vlm.applying import Applier
 from haven_vlm.checking import offered, other_servers
 from haven_vlm.earlier_runs import finish_earlier, unknown_before
 from haven_vlm.errors import LedgerError
-from haven_vlm.example_pictures import Album
 from haven_vlm.facts import Example, Kind, TagRef
 from haven_vlm.files import write_atomically
 from haven_vlm.image_task import ImageTask
@@ -112,6 +111,8 @@ async def _examples(context: TaskContext) -> Sequence[Example]:
     """What the user's own markers have to show a model, if it may be shown some."""
     if not context.settings.examples or context.settings.engine != "built-in":
         return ()
+    from haven_vlm.example_pictures import Album  # only now: most runs show no examples, and start sooner
+
     return await Album(await learning_of(context), context.open_video).examples()
 
 

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from haven_vlm.errors import ConfigError
 from haven_vlm.facts import Example, Kind, Term
 from haven_vlm.journal import Journal
-from haven_vlm.learning import ConfigFile, Learning
 from haven_vlm.media_access import OpenVideo
 from haven_vlm.multiplexer import Multiplexer
 from haven_vlm.page_data import CheckResult
@@ -24,6 +24,9 @@ from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import StashCollections, StashTasks
 from haven_vlm.task_options import Options
 from haven_vlm_utility import count_text
+
+if TYPE_CHECKING:
+    from haven_vlm.learning import ConfigFile, Learning
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ async def vr_tag_id_of(gateway: StashCollections) -> str:
 
 async def learning_of(context: TaskContext) -> Learning:
     """What the tasks that learn from the user's markers need."""
+    from haven_vlm.learning import Learning  # only now: the other tasks start sooner
+
     return Learning(
         settings=context.settings,
         gateway=context.gateway,

@@ -1,23 +1,20 @@
-"""One function per task in Stash: what it works on, and what it says at the end."""
+"""One function per task in Stash: what it works on, and what it says at the end.
+
+What only one of the rarer tasks needs is imported when that one runs: the others start sooner.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 
-from haven_vlm.applying import Applier
 from haven_vlm.checking import check_everything
-from haven_vlm.collect_task import CollectTask
-from haven_vlm.collecting import summary
-from haven_vlm.earlier_runs import finish_earlier
 from haven_vlm.endpoint_check import as_table
 from haven_vlm.errors import ConfigError
 from haven_vlm.facts import Kind
-from haven_vlm.marks import ensure_marks
 from haven_vlm.media_task import work_on_media
 from haven_vlm.page_data import CheckResult, Verdict
 from haven_vlm.task_context import ALL_KINDS, Task, TaskContext, TaskResult, learning_of, terms_of, vr_tag_id_of
-from haven_vlm.undo_task import undo
 from haven_vlm_utility import sentences
 
 log = logging.getLogger(__name__)
@@ -43,6 +40,13 @@ async def update(context: TaskContext) -> TaskResult:
     return await work_on_media(context, ALL_KINDS, write=True, recall=True)
 
 
+async def undo(context: TaskContext) -> TaskResult:
+    """Take back what a run wrote, except what the user has changed since."""
+    from haven_vlm import undo_task
+
+    return await undo_task.undo(context)
+
+
 async def find_marker_settings(context: TaskContext) -> TaskResult:
     """Look for settings of tags that fit the markers the user set by hand; or put what was found into effect."""
     learning = await learning_of(context)
@@ -60,6 +64,12 @@ async def collect_incorrect_markers(context: TaskContext) -> TaskResult:
     """Keep pictures and lines of what the user flagged, removed or moved; then clear the flags."""
     if context.options.ids or context.options.limit or context.options.everything:
         raise ConfigError("Collect Incorrect Markers takes no ids, limit or everything: it collects all there is.")
+    from haven_vlm.applying import Applier
+    from haven_vlm.collect_task import CollectTask
+    from haven_vlm.collecting import summary
+    from haven_vlm.earlier_runs import finish_earlier
+    from haven_vlm.marks import ensure_marks
+
     applier = Applier(context.gateway, context.journal)
     await finish_earlier(context, applier)
     task = CollectTask(
