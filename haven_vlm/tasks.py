@@ -42,9 +42,9 @@ async def update(context: TaskContext) -> TaskResult:
 
 async def undo(context: TaskContext) -> TaskResult:
     """Take back what a run wrote, except what the user has changed since."""
-    from haven_vlm import undo_task
+    from haven_vlm.undo_task import undo as take_back
 
-    return await undo_task.undo(context)
+    return await take_back(context)
 
 
 async def find_marker_settings(context: TaskContext) -> TaskResult:
