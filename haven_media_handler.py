@@ -113,11 +113,11 @@ class StashLibrary:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
         self._closing.set()
-        if self._thread is not None:
-            closed = self._thread.submit(self._client.transport.close)
-            self._thread.stop()
-            with contextlib.suppress(TimeoutError):  # a request that hangs is left to the daemon thread
-                await asyncio.wait_for(asyncio.wrap_future(closed), _CLOSE_WAIT_S)
+        assert self._thread is not None
+        closed = self._thread.submit(self._client.transport.close)
+        self._thread.stop()
+        with contextlib.suppress(TimeoutError):  # a request that hangs is left to the daemon thread
+            await asyncio.wait_for(asyncio.wrap_future(closed), _CLOSE_WAIT_S)
 
     def use_timeout(self, seconds: float) -> None:
         """Wait this long for an answer from now on (`stash_timeout`, known only after the settings were read)."""

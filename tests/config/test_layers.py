@@ -203,6 +203,11 @@ def test_a_typing_mistake_in_the_capitals_is_told(tmp_path: Path, monkeypatch: p
         ("tag_list: Foul: 3", "line 1"),
         ("tag_list: {a: 1}", "a list is needed"),
         ("tag_list: [[1]]", "a name, or a mapping"),
+        ("vlm_engine: {options: {speed: {fast: 1}}}", "only model, process and categories"),
+        ("path_mutation: /data", "write FOLDER-IN-STASH=FOLDER-HERE"),
+        ("path_mutation: '/data='", "write FOLDER-IN-STASH=FOLDER-HERE"),
+        ("endpoints: [{name: x}]", "haven_vlm_config.yaml): is missing"),
+        ("? [threshold]\n: 0.4", "line 1"),
     ],
 )
 def test_bad_input_gets_a_clear_sentence(tmp_path: Path, yaml: str, said: str) -> None:
@@ -242,6 +247,20 @@ def test_the_file_in_stashs_folder_is_found(tmp_path: Path) -> None:
     (theirs / config.YAML_NAME).write_text("\ufeffthreshold: 0.7", encoding="utf-8")
     loaded = load_settings(plugin_dir=tmp_path, config_dir=theirs, page={}, arguments={}, environ={})
     assert loaded.settings.threshold == 0.7
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    file = tmp_path / config.YAML_NAME
+    file.write_bytes("instructions: Café\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"haven_vlm_config\.yaml cannot be read"):
+        load(tmp_path)
+
+
+def test_empty_places_in_lines_of_settings_are_left_out(tmp_path: Path) -> None:
+    page: dict[str, object] = {"path_mutation": ";/data=/mnt/a;;", "endpoints": "http://a/v1;; http://b/v1 ;"}
+    settings = load(tmp_path, yaml="path_mutation: {}", page=page).settings
+    assert dict(settings.path_mutation) == {"/data": "/mnt/a"}
+    assert [e.base_url for e in settings.endpoints] == ["http://a/v1", "http://b/v1"]
 
 
 def test_an_empty_file_means_defaults(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,48 @@ def test_a_task_that_there_is_not_is_answered_with_those_there_are(
 ) -> None:
     outcome = connector.serve(read_envelope, display, data=sent(mode))
     assert outcome.error.startswith(said) and "tag_videos" in outcome.error
+
+
+class Packages:
+    """What importing the tasks meets, one time after the other; None: all is there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *meets: ImportError | None) -> None:
+        self._meets = list(meets)
+        self.installed = 0
+        monkeypatch.setattr(connector.importlib, "import_module", self._load)
+        monkeypatch.setattr(connector, "ensure_dependencies", self._ensure)
+
+    def _load(self, name: str) -> None:
+        assert name == "haven_vlm.tasks"
+        if (error := self._meets.pop(0)) is not None:
+            raise error
+
+    def _ensure(self, _: Path, *, spare_dir: Path, distrust_installed: bool = False) -> str:
+        self.installed += distrust_installed
+        return ""
+
+
+def test_packages_that_do_not_load_are_replaced_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    packages = Packages(monkeypatch, ImportError("built for another Python", name="av"), None)
+    connector._load_tasks(tmp_path)
+    assert packages.installed == 1
+
+
+def test_packages_that_do_not_load_anew_either_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    foreign = ImportError("no such instruction", name="av")
+    packages = Packages(monkeypatch, foreign, foreign)
+    with pytest.raises(DependencyError, match=r"still do not load on this machine \(no such instruction\).*platforms"):
+        connector._load_tasks(tmp_path)
+    assert packages.installed == 1
+
+
+def test_a_part_of_our_own_that_is_missing_is_nothing_that_packages_mend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    packages = Packages(monkeypatch, ImportError("gone", name="haven_vlm.videos"))
+    with pytest.raises(ImportError, match="gone"):
+        connector._load_tasks(tmp_path)
+    assert packages.installed == 0
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,10 @@ def test_a_key_with_its_middle_left_out_is_taken_out() -> None:
     assert "wxyz" not in redact("Incorrect API key provided: sk-ab****************wxyz", ("sk-abcdefghijklmnopwxyz",))
 
 
+def test_a_key_of_two_letters_does_not_riddle_every_text() -> None:
+    assert redact("no model is loaded", ["", "o", "mo"]) == "no model is loaded"
+
+
 def test_pictures_are_taken_out() -> None:
     assert redact("cannot read data:image/jpeg;base64,/9j/4AAQSkZJRg==, sorry") == "cannot read [picture], sorry"
     assert redact("x " + "QUJD" * 100 + " y") == "x [picture] y"

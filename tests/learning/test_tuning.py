@@ -19,6 +19,8 @@ from haven_vlm.reviewed import Reviewed, TagTruth
 from haven_vlm.settings import Settings
 from haven_vlm.timeline import conclude
 from haven_vlm.tuning import Proposal, propose
+from haven_vlm.tuning_text import as_json, proposal_yaml, table
+from haven_vlm_config import parse_yaml
 from haven_vlm_utility import Length
 
 TAGS = ("Foul", "Dunk", "Timeout")
@@ -183,11 +185,20 @@ def test_the_time_a_scene_needs_for_a_tag_is_fitted_to_the_scenes_that_have_it()
         today = conclude(samples, 200_000, of({}))
         spans = findings_by_tag(today, of({}))["Foul"]
         scenes.append(Reviewed(str(n), 200_000, samples, {"Foul": TagTruth(tuple(spans), carried=enough)}))
-    (result,) = propose(scenes, of({})).tags
+    proposal = propose(scenes, of({}))
+    (result,) = proposal.tags
     assert result.refused == "today's settings fit"
     assert result.required is not None and result.mistaken == (5, 0)
     assert list(result.changes) == ["required_duration"]
     assert 10 < result.required[1].seconds <= 25
+    wrong = "scenes that have or lack it wrongly: 5 → 0"
+    assert f"({wrong}); otherwise as it is: today's settings fit" in table(proposal)
+    written = proposal_yaml(proposal, of({}), made="2026-01-01")
+    assert f"#   {wrong}" in written and "held out" not in written.split("# Foul")[1], "its ends are fitted as they are"
+    values = parse_yaml(written, "proposal")["tag_settings"]["Foul"]
+    assert values == {"required_duration": str(result.required[1])}
+    (row,) = as_json(proposal)["tags"]
+    assert row["scenes_wrong"] == {"before": 5, "after": 0} and list(row["changes"]) == ["required_duration"]
 
 
 def test_progress_goes_to_the_end() -> None:

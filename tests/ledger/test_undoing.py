@@ -197,6 +197,16 @@ async def test_a_merged_scene_is_followed_unless_it_was_asked_for_by_its_number(
     assert len(made.stash.markers_of(other.id)) == (1 if named else 0)
 
 
+async def test_a_marker_that_the_user_gave_to_another_scene_is_theirs(
+    made: League, scene: Medium, running: Process
+) -> None:
+    other = made.stash.scene()
+    await tagged_by_a_run(made, running, scene)
+    made.stash.edit(only(made, scene).id, lambda m: replace(m, scene_id=other.id))
+    await running.undoer.undo(await running.journal.start_run("undo"), Scope())
+    assert [m.primary_tag_id for m in made.stash.markers_of(other.id)] == [made.dunk]
+
+
 async def test_tags_stay_while_another_run_may_be_about_to_use_them(
     made: League, scene: Medium, running: Process, path: Path
 ) -> None:

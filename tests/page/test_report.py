@@ -126,6 +126,14 @@ def test_samples_are_drawn_by_what_became_of_them() -> None:
     assert [section.count(f'class="{kind}" x=') for kind in ("asked", "inherited", "failed")] == [1, 1, 1]
 
 
+def test_where_moments_share_a_column_the_worst_of_them_is_drawn() -> None:
+    """A failure that lies between answers is what a person looks for."""
+    kinds = (Outcome.TAGS, Outcome.UNDECODABLE, Outcome.NONE)
+    samples = {t: Sample(t, t, kinds[t % 3], inherited_from_ms=0 if t % 3 == 2 else None) for t in range(30)}
+    section = scene_section(medium(), duration_ms=10_000_000, samples=samples)
+    assert [section.count(f'class="{kind}" x=') for kind in ("failed", "asked", "inherited")] == [1, 0, 0]
+
+
 def test_moments_are_those_of_the_longest_spans_of_every_tag() -> None:
     spans = [Span(f"t{n % 6}", n * 1000, n * 1000 + n + 2, 0.5) for n in range(600)]
     wanted = moments(spans)

@@ -38,6 +38,15 @@ def test_the_summary_adds_up_and_names_every_cause_once() -> None:
     assert text.count("it has no file") == 1 and "2 scenes: it has no file" in text
 
 
+def test_of_a_hundred_reasons_the_most_frequent_are_told_and_the_rest_are_counted() -> None:
+    media = [medium(n, Status.FAILED, reason=f"reason {n}") for n in range(100)]
+    often = [medium(200 + n, Status.FAILED, reason="the drive is away") for n in range(3)]
+    lines = run(*media, *often).summary().splitlines()
+    assert lines[1] == "3 scenes: the drive is away"
+    told = sum(line.startswith("1 scene: reason") for line in lines)
+    assert 0 < told < 30 and f"{100 - told} scenes more with other reasons; the report has them all." in lines
+
+
 def test_an_update_says_what_it_took_away() -> None:
     report = replace(run(medium(1, markers_created=1, markers_removed=2), medium(2, markers_removed=1)), mode="update")
     assert report.summary().startswith("Updated 2 of 2 scenes in ")

@@ -152,6 +152,12 @@ async def test_all_is_well(season: Season) -> None:
             MARKED,
         ),
         (
+            Analysis({}, 10_000, 0, 0, 0, 0, 0),
+            Status.INCOMPLETE,
+            "only 0 of 0 frames could be analysed, 50% are demanded; nothing was written",
+            MARKED,
+        ),
+        (
             seen(bad=Outcome.UNDECODABLE, of=6),
             Status.ERRORED,
             "only 4 of 10 frames could be analysed",
