@@ -224,8 +224,7 @@ class VideoReader:
         self._jobs.put(None)
         if self._pass is not None:
             self._pass.stop()
-        if self._thread is None:
-            return
+        assert self._thread is not None
         if self._lost or not await self._wait(self._finished, CLOSE_S):
             self._lost = True
             log.warning("A thread that hangs in %s is left behind.", self._label)

@@ -68,7 +68,7 @@ class Packages:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *meets: ImportError | None) -> None:
         self._meets = list(meets)
         self.installed = 0
-        monkeypatch.setattr(connector.importlib, "import_module", self._load)
+        monkeypatch.setattr("importlib.import_module", self._load)
         monkeypatch.setattr(connector, "ensure_dependencies", self._ensure)
 
     def _load(self, name: str) -> None:

@@ -215,6 +215,33 @@ async def test_what_hangs_is_given_up(where: str) -> None:
     await asyncio.to_thread(source._thread.join)  # once it wakes up, it goes
 
 
+def test_a_thread_that_wakes_up_after_the_run_has_ended_goes_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    left: list[tuple[VideoReader, Patience]] = []
+
+    async def run() -> None:
+        patience = Patience()
+
+        def opener(step: Callable[[], None]) -> FakeSource:
+            patience.hang()
+            return FakeSource(lambda _: iter(()))
+
+        source = VideoReader([Location("/mnt/nas/a.mp4")], Preparation(), opener=opener, wait=patience)
+        left.append((source, patience))
+        with pytest.raises(MediaUnreachable, match="hangs"):
+            async with source:
+                raise AssertionError("it cannot be open")
+
+    asyncio.run(run())
+    ((source, patience),) = left
+    patience.go_on.set()
+    assert source._thread is not None
+    source._thread.join(60)
+    assert not source._thread.is_alive()
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "A thread that hangs in “/mnt/nas/a.mp4” is left behind."
+    ]
+
+
 async def test_a_reader_that_hung_says_so_again() -> None:
     patience = Patience()
 
