@@ -133,6 +133,8 @@ class CollectionFolder:
             part.unlink()
 
     def _read(self) -> Iterator[dict[str, Any]]:
+        if not (self.path / LINES).exists():
+            return  # a kill before the first line, and nothing to collect since
         with (self.path / LINES).open(encoding="utf-8") as handle:
             for line in handle:
                 yield json.loads(line)

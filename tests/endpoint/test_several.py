@@ -14,7 +14,7 @@ from haven_vlm.chat import Wanted, request_form
 from haven_vlm.errors import EndpointError, EndpointFault
 from haven_vlm.facts import Outcome, Question
 from haven_vlm.prompts import build_several_prompt, captions
-from tests.endpoint.conftest import PROMPT, Connect, ask, jpeg, question
+from tests.endpoint.conftest import PROMPT, Connect, Stub, ask, jpeg, question
 from tests.endpoint.test_capability import Notebook
 
 SHADES = {255: ["Dunk"], 0: [], 90: ["Free throw", "Dunk"], 180: ["Timeout"]}
@@ -55,6 +55,24 @@ async def test_what_is_left_out_is_told_apart(connect: Connect) -> None:
     assert [a.outcome for a in answer.each] == [Outcome.TAGS, Outcome.UNPARSABLE]
     assert answer.each[1].detail == "the answer leaves this picture out"
     assert again.outcome is Outcome.TAGS
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one picture", "several"])
+async def test_a_refusal_is_the_pictures_own_fate(connect: Connect, several: bool) -> None:
+    async with VisionServer(see, script=faults.sequence([FaultKind.REFUSAL])) as server:
+        endpoint = await connect(server.base_url)
+        await endpoint.prepare()
+        answer = await ask(endpoint, about(255, 90) if several else question(90))
+    assert (answer.outcome, answer.each, answer.tags) == (Outcome.REFUSED, (), {})
+    assert answer.detail == "the model declined to look" and answer.tokens_in > 0
+
+
+async def test_a_filter_that_answers_with_an_error_is_no_fault_of_the_server(connect: Connect, stub: Stub) -> None:
+    error = {"error": {"message": "The response was filtered", "type": "x", "code": "content_filter"}}
+    stub.says("/v1/chat/completions", error, status=400)
+    answer = await ask(await connect(stub.base_url))
+    assert answer.outcome is Outcome.FILTERED and "The response was filtered" in answer.detail
+    assert (answer.endpoint, answer.tags) == ("lan", {})
 
 
 @pytest.mark.parametrize("limit", ["context", "pictures"])

@@ -62,3 +62,32 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(HavenError, match=r"cannot be written to .*file"):
         CollectionFolder(tmp_path / "file" / "incorrect", "now").open()
+
+
+@pytest.mark.parametrize("left", [None, b"", b'{"correction": 4, "local_only": true}\n', b"\0\0\0\0\n"])
+def test_whatever_a_kill_left_is_gone_on_with(tmp_path: Path, left: bytes | None) -> None:
+    """Before the first line, between two lines, and a line that a power cut left without its content."""
+    folder = tmp_path / "first"
+    (folder / "frames").mkdir(parents=True)
+    (folder / UNFINISHED).touch()
+    if left is not None:
+        (folder / LINES).write_bytes(left)
+    second = CollectionFolder(tmp_path, "second")
+    assert second.open() == ([4] if left and b"correction" in left else [])
+    assert second.name == "first"
+    second.add([LINE | {"correction": 9}], {})
+    second.finish([])
+    second.close()
+    numbers = [json.loads(line)["correction"] for line in (folder / LINES).read_text(encoding="utf-8").splitlines()]
+    assert numbers[-1] == 9 and len(numbers) <= 2
+
+
+def test_an_unfinished_collection_without_a_line_is_finished_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "first"
+    folder.mkdir()
+    (folder / UNFINISHED).touch()
+    again = CollectionFolder(tmp_path, "second")
+    assert again.open() == []
+    again.finish(["Foul"])
+    again.close()
+    assert not (folder / UNFINISHED).exists()
