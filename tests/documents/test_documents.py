@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from docs.page_sentences import page_sentences
 from docs.sentences import sentences
-from docs.trouble import OTHER, topic_of, trouble_page
+from docs.trouble import by_case, files, said_in, topic_of, trouble_page
+from docs.trouble_topics import OTHER, TOPICS
 from haven_vlm.command_line import parser
 from haven_vlm_config import Layer, default_values, merge
 
@@ -80,7 +82,29 @@ def test_every_sentence_of_the_code_stands_in_the_page_of_troubles() -> None:
     page = trouble_page()
     assert (ROOT / "docs" / "trouble.md").read_text(encoding="utf-8") == page
     assert "nobody answers at …" in page
-    assert page.count("\n- ") > 300
+    assert page.count("\n- ") > 600
+    for short_or_technical in (
+        "“…” is not an address of Stash; write for example http://localhost:9999",
+        "--set needs KEY=VALUE, with a key of docs/settings.md",
+        "“…” must be FOLDER-IN-STASH=FOLDER-HERE",
+        "Set the key the server wants: key\\_env= with the name of an environment variable.",
+        "the disk is full",
+        "Set base\\_url to …",
+        "Stash wants you to log in again: reload this page.",
+    ):
+        assert f"\n- {short_or_technical}\n" in page
+
+
+def test_every_sentence_stands_under_what_to_do_about_it_and_every_advice_has_one() -> None:
+    advised = told = 0
+    for topic in TOPICS:
+        found = [s for file in files() if topic_of(file.stem) is topic for s in said_in(file)]
+        grouped = by_case(topic, found)
+        assert sorted(s for some in grouped.values() for s in some) == sorted(set(found))
+        assert [case.title for case in topic.cases if not grouped[case]] == [], topic.title
+        told += len(set(found))
+        advised += len(set(found)) - len(grouped[None])
+    assert advised > told / 2
 
 
 def test_asking_for_help_writes_no_page() -> None:
@@ -107,8 +131,57 @@ def test_texts_are_read_from_code_as_the_user_sees_them(tmp_path: Path) -> None:
     assert sentences(file) == ["only … of … can be read", "the name “…” stands … times in it"]
 
 
+def test_where_a_text_goes_decides_and_not_its_characters(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    file.write_text(
+        "class Oops(Exception): ...\n"
+        "BAD = 'write “{key}” as KEY=VALUE | or not at all'\n"
+        "_USER = 'Which colours are in this picture?'\n"
+        "def f(db, log, answer, parser):\n"
+        "    log.warning('%s broke', answer)\n"
+        "    log.error('not YAML')\n"
+        "    db.execute('SELECT it FROM there WHERE so = ?')\n"
+        "    parser.add_argument('--x', help='a help text that stands in the help')\n"
+        "    if 'the words of an answer' in answer:\n"
+        "        raise Oops('a={x}')\n"
+        "    html = f'<p class=\"dim\">{answer} more are in the file.</p>'\n"
+        "    reason = 'the disk is full' if html else 'one two'\n"
+        "    raise Oops(reason or 'set a=b')\n"
+        "class C:\n"
+        "    def __repr__(self):\n"
+        "        return 'what only programmers see'\n"
+    )
+    assert sentences(file) == [
+        "write “…” as KEY=VALUE | or not at all",
+        "not YAML",
+        "… more are in the file.",
+        "the disk is full",
+    ]
+
+
+def test_texts_are_read_from_the_page_as_the_user_sees_them(tmp_path: Path) -> None:
+    file = tmp_path / "page.js"
+    file.write_text(
+        '// a comment of "several quoted words"\n'
+        "/* another comment: 'of several words' */\n"
+        'h("div", { className: "one two three", title: "Look at this (now)" }, n + " questions are left: " + f(a, "b") + ".");\n'
+        'const q = "query Any($id: ID!) { findScene(id: $id) { id title } }";\n'
+        "const say = (x) => `${x} was not found`;\n"
+        'if (/["\']/.test(x)) throw new Error("Not so.");\n'
+        'h(Notice, null, "Not saved: ", error, "two words");\n'
+    )
+    assert page_sentences(file) == [
+        "Look at this (now)",
+        "… questions are left: ….",
+        "… was not found",
+        "Not so.",
+        "Not saved",
+    ]
+
+
 def test_every_module_that_speaks_has_a_topic() -> None:
-    speaking = [f.stem for f in sorted((ROOT / "haven_vlm").glob("*.py")) if sentences(f)]
+    speaking = [f.stem for f in files() if said_in(f)]
+    assert {"command_line", "haven-stash"} <= set(speaking)
     assert not [m for m in speaking if topic_of(m) is OTHER]
 
 
