@@ -164,7 +164,8 @@ def test_texts_are_read_from_the_page_as_the_user_sees_them(tmp_path: Path) -> N
     file.write_text(
         '// a comment of "several quoted words"\n'
         "/* another comment: 'of several words' */\n"
-        'h("div", { className: "one two three", title: "Look at this (now)" }, n + " questions are left: " + f(a, "b") + ".");\n'
+        'h("div", { className: "one two three", title: "Look at this (now)" },\n'
+        '  n + " questions are left: " + f(a, "b") + ".");\n'
         'const q = "query Any($id: ID!) { findScene(id: $id) { id title } }";\n'
         "const say = (x) => `${x} was not found`;\n"
         'if (/["\']/.test(x)) throw new Error("Not so.");\n'
