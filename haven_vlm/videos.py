@@ -232,7 +232,9 @@ class VideoRun:
             created, removed, kept = applied.markers_created, applied.markers_removed, applied.kept_for_user
         else:
             planned = await work.applier.preview(desired)
-            created, removed = len(planned.markers_created), len(planned.markers_destroyed)
+            # a tag that a run would have to create has no markers yet: all of its spans would become some
+            created = len(planned.markers_created) + sum(s.tag not in tags for s in spans)
+            removed = len(planned.markers_destroyed)
             kept = len(planned.left_to_user) + len(planned.rejected_tags)
         return MediumReport(
             kind=medium.kind,

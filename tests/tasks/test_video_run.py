@@ -302,5 +302,14 @@ async def test_a_preview_touches_nothing(season: Season) -> None:
     season.looks.scenes["2"] = MediaUnreadable("it is damaged")
     result = await season.go(write=False)
     assert {r.id: r.status for r in result.media}["2"] is Status.ERRORED
-    assert {r.markers_created for r in result.media if r.status is Status.TAGGED} == {0}, "their tag is not there yet"
     assert season.stash.snapshot() == before
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_preview_counts_the_markers_that_a_run_then_writes(season: Season, there: bool) -> None:
+    """Before the very first run none of the tags is in Stash."""
+    if there:
+        season.stash.tag("Dunk")
+    previewed = await season.go(write=False)
+    written = await season.go()
+    assert [r.markers_created for r in previewed.media] == [r.markers_created for r in written.media] == [1] * 5
