@@ -27,6 +27,7 @@ from haven_vlm import bootstrap
 from haven_vlm.bootstrap import REQUIREMENTS, Requirement, ensure_dependencies
 from haven_vlm.errors import DependencyError
 from haven_vlm.pip_calls import install_wheels, pip_environment, pip_of, reason
+from haven_vlm.run_lock import try_lock
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOOPS = Requirement("hoopsmod", "hoops-package", "2.1")
@@ -298,6 +299,40 @@ def test_the_manager_is_asked_first_when_git_is_there(
     expected = "installed by PythonDepManager" if works else "private folder"
     assert expected in ensure_dependencies(plugin, requirements=[HOOPS])
     assert Manager.asked == ("hoopsmod:hoops-package>=2.1",)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_manager_that_installs_nothing_costs_only_time(
+    plugin: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch, is_here: bool
+) -> None:
+    """It says that it is done and is not; or git is there and the manager is not."""
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/git")
+    manager = SimpleNamespace(ensure_import=lambda *_: None) if is_here else None
+    monkeypatch.setitem(sys.modules, "PythonDepManager", manager)
+    assert "private folder" in ensure_dependencies(plugin, requirements=[HOOPS])
+    assert pip.calls == 1
+
+
+def test_while_another_run_installs_for_too_long_this_one_says_so(
+    plugin: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "INSTALL_TIMEOUT_S", 0.0)
+    (plugin / ".python").mkdir()
+    lock = try_lock(plugin / ".python" / "lock")
+    assert lock is not None
+    with lock, pytest.raises(DependencyError, match="another run has been installing packages for too long"):
+        ensure_dependencies(plugin, requirements=[HOOPS])
+    assert pip.calls == 0
+
+
+def test_an_index_that_has_only_other_releases_is_a_sentence(plugin: Path, pip: Pip) -> None:
+    """A proxy of a company may hold a release that is too old, and pip may be told to take it all the same."""
+    newer = Requirement("hoopsmod", "hoops-package", "9.0")
+    with pytest.raises(
+        DependencyError, match=r"are missing \(hoops-package\) and could not be installed\. Install them"
+    ):
+        ensure_dependencies(plugin, requirements=[newer])
+    assert pip.calls == 1
 
 
 def test_the_manager_gets_the_names_that_are_imported() -> None:
