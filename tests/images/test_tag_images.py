@@ -339,7 +339,7 @@ def test_studios_are_left_out_with_those_below_them(one: Rig) -> None:
 
     def studio(**given: object) -> str:
         body = {"query": post, "variables": {"i": given}}
-        answer = requests.post(one.stash.graphql_url, json=body, timeout=10).json()
+        answer = requests.post(one.stash.graphql_url, json=body, timeout=60).json()
         return str(answer["data"]["studioCreate"]["id"])
 
     league = studio(name="League", aliases=["The Big One"])

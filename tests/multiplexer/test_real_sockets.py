@@ -44,6 +44,8 @@ class Rig:
         self.servers = servers
         self.outside: set[str] = set()
         """Servers whose addresses count as outside the local network."""
+        self.more: dict[str, object] = {}
+        """Other settings."""
         self.results: dict[int, Answer | OutageError] = {}
 
     def settings(self, **more: object) -> Settings:
@@ -63,7 +65,7 @@ class Rig:
         self.stack = AsyncExitStack()
         for server in self.servers.values():
             await self.stack.enter_async_context(server)
-        settings = self.settings()
+        settings = self.settings(**self.more)
         endpoints = [
             await self.stack.enter_async_context(
                 HttpEndpoint(e, is_local=(lambda _: False) if e.name in self.outside else is_local)
@@ -229,6 +231,7 @@ async def test_what_must_stay_at_home_does_so_even_when_home_goes_down() -> None
     allowed = VisionServer(lambda _: ("Dunk",), slots=4)
     rig = Rig(home=home, allowed=allowed)
     rig.outside = {"allowed"}
+    rig.more = {"outage_patience": 2}  # is waited out
     async with rig:
         await rig.pool.prepared()
         probes = len(allowed.entries)

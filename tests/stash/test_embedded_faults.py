@@ -151,7 +151,7 @@ def test_an_unknown_kind_is_refused_at_once(stash: EmbeddedStash) -> None:
 def test_media_can_fail_too(stash: EmbeddedStash) -> None:
     stash.faults.add("/scene/1/stream", "500")
     with requests.Session() as session:
-        assert session.get(f"{stash.url}/scene/1/stream", timeout=10).status_code == 500
+        assert session.get(f"{stash.url}/scene/1/stream", timeout=60).status_code == 500
 
 
 def test_a_callback_may_change_the_library_before_a_request_is_carried_out(stash: EmbeddedStash) -> None:

@@ -49,7 +49,7 @@ def test_seeds_are_what_graphql_shows() -> None:
         marker = stash.add_marker(scene, 1.5, court, end_seconds=4, tags=["Ball"], title="first half")
         query = """{ findScene(id: 1) { title tags { name } scene_markers { id }
             files { id path duration width fingerprints { type value } parent_folder { path } } } }"""
-        shown = requests.post(stash.graphql_url, json={"query": query}, timeout=10).json()["data"]["findScene"]
+        shown = requests.post(stash.graphql_url, json={"query": query}, timeout=60).json()["data"]["findScene"]
     assert [tag["name"] for tag in shown["tags"]] == ["Court", "VLM_TagMe"]
     assert [file["id"] for file in shown["files"]][1] == str(second)
     first = shown["files"][0]
@@ -78,10 +78,10 @@ def test_images_clips_zips_and_galleries(tmp_path: Path) -> None:
         made = stash.add_gallery(title="Made", images=[plain, clip])
         query = """{ findImages(filter: {sort: "id"}) { images { files { id } visual_files { __typename
             ... on VideoFile { duration } ... on ImageFile { path zip_file { path } } } galleries { id } } } }"""
-        shown = requests.post(stash.graphql_url, json={"query": query}, timeout=10).json()["data"]["findImages"][
+        shown = requests.post(stash.graphql_url, json={"query": query}, timeout=60).json()["data"]["findImages"][
             "images"
         ]
-        body = requests.get(f"{stash.url}/image/{zipped}/image", timeout=10).content
+        body = requests.get(f"{stash.url}/image/{zipped}/image", timeout=60).content
         assert stash.gallery_tags(gallery) == ["Album"]
     assert [image["visual_files"][0]["__typename"] for image in shown] == ["ImageFile", "VideoFile", "ImageFile"]
     assert shown[1]["files"] == [], "clips are left out of the deprecated list"
@@ -141,7 +141,7 @@ def test_older_versions_refuse_what_they_do_not_have(version: str, refused: set[
     headers = {"Accept": "application/json"}
     with running_stash(version=version) as stash:
         for name, query in queries.items():
-            answer = requests.post(stash.graphql_url, json={"query": query}, headers=headers, timeout=10)
+            answer = requests.post(stash.graphql_url, json={"query": query}, headers=headers, timeout=60)
             assert answer.status_code == (422 if name in refused else 200), name
 
 
@@ -150,7 +150,7 @@ def test_without_a_sort_scenes_come_in_no_order_but_always_the_same() -> None:
         for number in range(20):
             stash.add_scene(f"/media/game{number}.mp4")
         body = {"query": "{ findScenes { scenes { id } } }"}
-        first, second = (requests.post(stash.graphql_url, json=body, timeout=10).json() for _ in range(2))
+        first, second = (requests.post(stash.graphql_url, json=body, timeout=60).json() for _ in range(2))
     ids = [int(scene["id"]) for scene in first["data"]["findScenes"]["scenes"]]
     assert first == second
     assert ids != sorted(ids) == list(range(1, 21))
@@ -158,10 +158,10 @@ def test_without_a_sort_scenes_come_in_no_order_but_always_the_same() -> None:
 
 async def test_it_lives_in_a_thread_of_its_own() -> None:
     async with EmbeddedStash() as stash:
-        answer = await asyncio.to_thread(requests.get, f"{stash.url}/healthz", timeout=10)
+        answer = await asyncio.to_thread(requests.get, f"{stash.url}/healthz", timeout=60)
         assert answer.text == "."
     with pytest.raises(requests.ConnectionError):
-        await asyncio.to_thread(requests.get, f"{stash.url}/healthz", timeout=10)
+        await asyncio.to_thread(requests.get, f"{stash.url}/healthz", timeout=60)
 
 
 def test_a_taken_port_is_an_error_at_the_start() -> None:
@@ -196,19 +196,19 @@ def test_a_killed_server_comes_back_with_its_library_its_settings_and_its_cookie
     credentials = ("--username", "user", "--password", "secret", "--api-key", "key")
     process, url = start_process(db, *credentials)
     form = {"username": "user", "password": "secret"}
-    entered = requests.post(f"{url}/login", data=form, timeout=10)
+    entered = requests.post(f"{url}/login", data=form, timeout=60)
     cookie = {"Cookie": entered.headers["Set-Cookie"].partition(";")[0]}
     made = {"query": 'mutation { tagCreate(input: {name: "Court"}) { id } }'}
-    requests.post(f"{url}/graphql", json=made, headers=cookie, timeout=10).raise_for_status()
+    requests.post(f"{url}/graphql", json=made, headers=cookie, timeout=60).raise_for_status()
     saved = {"query": 'mutation { configurePlugin(plugin_id: "p", input: {a: 1}) }'}
-    requests.post(f"{url}/graphql", json=saved, headers={"ApiKey": "key"}, timeout=10).raise_for_status()
+    requests.post(f"{url}/graphql", json=saved, headers={"ApiKey": "key"}, timeout=60).raise_for_status()
     process.kill()
     reap(process)
     port = url.rpartition(":")[2]
     process, again = start_process(db, *credentials[:-2], "--port", port)
     assert again == url
     body = {"query": "{ findTags { tags { name } } configuration { plugins general { apiKey } } }"}
-    shown = requests.post(f"{url}/graphql", json=body, headers=cookie, timeout=10).json()["data"]
+    shown = requests.post(f"{url}/graphql", json=body, headers=cookie, timeout=60).json()["data"]
     process.terminate()
     reap(process)
     assert shown["findTags"]["tags"] == [{"name": "Court"}]

@@ -53,9 +53,9 @@ def test_no_route_blocks_the_loop(stash: EmbeddedStash) -> None:
     with blockbuster_ctx():
         for path in PATHS:
             for headers in (cookie, {"ApiKey": "key"}, {}):
-                answer = requests.get(stash.url + path, headers=headers, allow_redirects=False, timeout=10)
+                answer = requests.get(stash.url + path, headers=headers, allow_redirects=False, timeout=60)
                 assert answer.status_code != 500, (path, headers)
         body = {"query": 'mutation { tagCreate(input: {name: "Court"}) { id } }'}
-        assert requests.post(stash.graphql_url, json=body, headers=cookie, timeout=10).status_code == 200
+        assert requests.post(stash.graphql_url, json=body, headers=cookie, timeout=60).status_code == 200
         form = {"username": "user", "password": "secret"}
-        assert requests.post(f"{stash.url}/login", data=form, timeout=10).status_code == 200
+        assert requests.post(f"{stash.url}/login", data=form, timeout=60).status_code == 200

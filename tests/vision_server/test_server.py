@@ -263,12 +263,12 @@ async def test_comes_back_on_the_same_port(http: aiohttp.ClientSession) -> None:
 
 def test_runs_beside_synchronous_code_and_ends() -> None:
     with VisionServer(see).in_thread() as server:
-        with urllib.request.urlopen(f"{server.base_url}/models", timeout=10) as reply:
+        with urllib.request.urlopen(f"{server.base_url}/models", timeout=60) as reply:
             assert json.load(reply)["data"][0]["id"] == "demo-vlm"
         url = f"{server.base_url}/models"
     assert "vision-server" not in {t.name for t in threading.enumerate()}
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(url, timeout=10)
+        urllib.request.urlopen(url, timeout=60)
 
 
 def test_a_port_in_use_is_an_error_not_a_hang() -> None:
