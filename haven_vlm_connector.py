@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-if sys.version_info < (3, 11):  # noqa: UP036 - what an older Python gets to see first; pragma: no cover
+if sys.version_info < (3, 11):  # noqa: UP036 # pragma: no cover - what an older Python gets to see first
     sys.stdout.write(json.dumps({"error": "Python 3.11 or newer is needed; this is " + sys.version.split()[0]}) + "\n")
     sys.exit(1)
 
