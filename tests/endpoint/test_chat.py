@@ -126,6 +126,12 @@ def test_probabilities_are_read_as_they_are(pairs: list[tuple[str, float]]) -> N
     assert [t.text.decode() for t in tokens] == [t for t, _ in pairs]
 
 
+@pytest.mark.parametrize("odd", [[300], ["a"], [-1], [None]])
+def test_bytes_that_are_none_give_way_to_the_text(odd: list[object]) -> None:
+    (token,) = read_tokens({"content": [{"token": "a", "logprob": -0.1, "bytes": odd}]})
+    assert token.text == b"a"
+
+
 def test_a_token_that_cannot_be_read_makes_all_of_them_useless() -> None:
     good = {"token": "a", "logprob": -0.1}
     assert len(read_tokens({"content": [good, good]})) == 2

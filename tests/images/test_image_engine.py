@@ -122,7 +122,12 @@ class Bench:
     """An engine with its surroundings."""
 
     def __init__(
-        self, pool: Pool | None = None, store: Store | None = None, terms: Sequence[Term] = TERMS, skip: bool = True
+        self,
+        pool: Pool | None = None,
+        store: Store | None = None,
+        terms: Sequence[Term] = TERMS,
+        skip: bool = True,
+        terms_at_once: int = 300,
     ) -> None:
         self.pool = pool or Pool()
         self.store = store or Store()
@@ -133,6 +138,7 @@ class Bench:
             make_prompt=lambda some: build_prompt(some, kind=Kind.IMAGE),
             terms=terms,
             skip_similar=skip,
+            terms_at_once=terms_at_once,
         )
 
     def job(self, name: str, *frames: Frame, single: bool = True, local_only: bool = False) -> ImageJob:
@@ -227,6 +233,31 @@ async def test_blank_pictures_are_not_worth_a_question_unless_asked_for() -> Non
     assert (analysis.asked, analysis.inherited, analysis.coverage) == (0, 1, 1.0)
     bench = Bench(skip=False)
     assert (await bench.engine.look(bench.job("a", blank))).asked == 1
+
+
+async def test_a_long_vocabulary_is_asked_in_parts_with_one_place_at_the_endpoints() -> None:
+    """Each part waits for leave of its own, so that parts of one picture never wait for each other."""
+    bench = Bench(Pool(lambda q: tagged(q.prompt.terms[0].name)(q), slots=1), terms_at_once=1)
+    looks = [bench.engine.look(bench.job(name, frame(n))) for n, name in enumerate("ab")]
+    for analysis in await asyncio.gather(*looks):
+        assert analysis.samples[0].tags == {"Foul": 0.9, "Dunk": 0.9} and analysis.asked == 2
+    assert (await bench.engine.look(bench.job("a", frame(0)))).reused == 1
+    assert bench.pool.held == 0
+
+
+async def test_a_part_that_got_no_answer_ends_the_picture_and_what_was_answered_is_kept() -> None:
+    def half(question: Question) -> Answer:
+        is_first = question.prompt.terms[0].name == "Foul"
+        return tagged("Foul")(question) if is_first else Answer(Outcome.REFUSED, detail="the model declined to look")
+
+    store = Store()
+    bench = Bench(Pool(half), store, terms_at_once=1)
+    analysis = await bench.engine.look(bench.job("a", frame(1)))
+    assert analysis.coverage == 0 and analysis.problems == {"the model declined to look": 1}
+    again = Bench(Pool(tagged("Dunk")), store, terms_at_once=1)
+    analysis = await again.engine.look(again.job("a", frame(1)))
+    assert [t.name for q in again.pool.questions for t in q.prompt.terms] == ["Dunk"]
+    assert analysis.samples[0].tags == {"Foul": 0.9, "Dunk": 0.9}
 
 
 async def test_an_outage_at_one_of_several_pictures_is_told_as_such() -> None:

@@ -266,6 +266,18 @@ async def test_when_everything_hangs_nothing_more_is_tried() -> None:
     await crew.aclose()
 
 
+async def test_the_end_of_a_run_does_not_wait_for_a_drive_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haven_vlm.crew.CLOSE_S", 0.01)
+    crew, hanging = Crew(1, "crew"), threading.Event()
+    unwanted = asyncio.ensure_future(crew.run(hanging.wait))
+    await asyncio.sleep(0)
+    unwanted.cancel()
+    await asyncio.wait([unwanted])
+    await crew.aclose()
+    hanging.set()
+    await crew.aclose()  # now it comes, and is ended
+
+
 async def test_a_thread_whose_work_nobody_wants_any_more_is_free_when_it_is_done() -> None:
     crew, gate = Crew(1, "crew"), threading.Event()
     unwanted = asyncio.ensure_future(crew.run(gate.wait))

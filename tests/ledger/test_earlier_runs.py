@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from haven_vlm.earlier_runs import finish_earlier, unknown_before
-from haven_vlm.errors import StashRefused, StashUnavailable
+from haven_vlm.errors import ConfigError, StashRefused, StashUnavailable
 from haven_vlm.facts import Kind, Medium
 from haven_vlm.marks import find_marks
 from haven_vlm.settings import Settings
@@ -67,3 +68,13 @@ async def test_media_tagged_by_a_ledger_that_is_lost_are_told_of_once(made: Leag
         assert "is new, yet 1 scene carried “VLM_Tagged” before" in line and "point data_dir there" in line
         later = await running.journal.start_run("tag_videos")
         assert await unknown_before(context(running, later), marks, kinds) == [], "this ledger knows of a run"
+
+
+async def test_two_of_our_tags_that_are_one_in_stash_are_refused_with_the_fix(made: League, path: Path) -> None:
+    """Else the trigger would be taken off together with what it asked for."""
+    tagged = made.stash.tags[made.tagged]
+    made.stash.tags[made.tagged] = replace(tagged, aliases=("VLM_TagMe",))
+    del made.stash.tags[made.tag_me]
+    async with process(made.stash, path) as running:
+        with pytest.raises(ConfigError, match=r"are one tag \(“VLM_Tagged”\).*Remove the alias in Stash"):
+            await find_marks(running.gateway, SETTINGS)
