@@ -149,10 +149,19 @@ def _importable(requirement: Requirement) -> bool:
     try:
         if importlib.util.find_spec(requirement.import_name) is None:
             return False
-        found = importlib.metadata.version(requirement.pip_name)
+        found = _told(importlib.metadata.distribution(requirement.pip_name), "Version")
     except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
         return False
-    return bool(found) and requirement.admits(found)
+    return requirement.admits(found)
+
+
+def _told(distribution: importlib.metadata.Distribution, field: str) -> str:
+    """What a package says of itself; empty where pip left it half done, which Python 3.15 makes an error of."""
+    try:
+        said = distribution.metadata
+    except OSError:
+        return ""
+    return said[field] if field in said else ""
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -206,10 +215,8 @@ def _version_in(folder: Path, pip_name: str) -> str | None:
         return name.lower().replace("_", "-")
 
     for distribution in importlib.metadata.distributions(path=[str(folder)]):
-        name = distribution.metadata["Name"]
-        if name and plain(name) == plain(pip_name):
-            version: str | None = distribution.version
-            return version
+        if plain(_told(distribution, "Name")) == plain(pip_name):
+            return _told(distribution, "Version")
     return None
 
 
