@@ -161,7 +161,7 @@ def _told(distribution: importlib.metadata.Distribution, field: str) -> str:
         said = distribution.metadata
     except OSError:
         return ""
-    return said[field] if field in said else ""
+    return str((said.get_all(field) or [""])[0])
 
 
 def _release(version: str) -> tuple[int, ...]:
