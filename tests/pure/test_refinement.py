@@ -543,6 +543,13 @@ def test_a_moment_alone_is_voted_on_first() -> None:
     ]
 
 
+def test_what_a_vote_shows_of_another_tag_is_searched_too() -> None:
+    both = right({"Dunk": ((11_900, 13_000),), "Timeout": ((12_350, 12_450),)})
+    told = asked(search(FAR, tolerance_ms=100), both)
+    assert told[0] == {12_400: (2, 24_000)}
+    assert told[-2:] == [{11_906: (10, 188), 12_500: (200, 762)}, {12_300: (201, 500)}]
+
+
 def test_a_vote_on_the_way_is_not_cast_beyond_a_neighbour() -> None:
     """The Foul at 14.25 s is known to be gone at 14.343 s."""
     both = right({"Dunk": ((14_300, EVER),), "Foul": ((14_240, 14_260),)})
