@@ -389,4 +389,6 @@ def test_a_joined_span_is_as_sure_as_its_parts_by_their_length() -> None:
     (joined,) = merge(parts, 3000)
     assert (joined.start_ms, joined.end_ms) == (1000, 13_000)
     assert joined.confidence == pytest.approx((5000 * 0.8 + 4000 * 0.3) / 9000)
+    (joined,) = merge([Span("Dunk", 0, 1000, 0.9), Span("Dunk", 2000, 3000, 0.5)], 1000)
+    assert joined.confidence == pytest.approx(0.7)
     assert merge([Span("Dunk", 5, 5, 0.9), Span("Dunk", 5, 5, 0.9)], 0) == [Span("Dunk", 5, 5, 0.0)]
