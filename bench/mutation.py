@@ -42,20 +42,21 @@ GROUPS = {
     "timeline": ("timeline", "spans"),
     "sampling": ("sampling", "refinement", "probing", "shots"),
     "parsing": ("replies", "several"),
-    "resilience": ("resilience", "concurrency", "outage"),
+    "resilience": ("resilience", "concurrency", "outage", "endpoint_faults"),
 }
 
 _TIMELINE = ("tests/pure/test_timeline.py", "tests/pure/test_spans.py")
 _SAMPLING = tuple(
     f"tests/pure/test_{name}.py" for name in ("sampling", "sampling_adaptive", "refinement", "probing", "shots")
 )
+_FAULTS = ("tests/endpoint/test_faults.py", "tests/endpoint/test_fault_rules.py")
 _POOL = ("breaker", "finding_slots", "outage_watch", "resilience")
 
 TESTS = {
     "timeline": _TIMELINE,
     "sampling": _SAMPLING,
     "parsing": tuple(f"tests/pure/test_{name}.py" for name in ("prompts", "replies", "several")),
-    "resilience": tuple(f"tests/multiplexer/test_{name}.py" for name in _POOL),
+    "resilience": (*(f"tests/multiplexer/test_{name}.py" for name in _POOL), *_FAULTS),
 }
 """Those that need neither sockets nor files nor whole pools; what only slower tests notice counts as survived."""
 

@@ -285,7 +285,7 @@ def _by_words(status: int, error: ErrorText, sent: Collection[str], wait: float 
 
 def _named(error: ErrorText, sent: Collection[str]) -> str | None:
     """The request field, among those that can be left out, that the error names."""
-    root = re.split(r"[.\[]", error.param, maxsplit=1)[0]
+    root = re.split(r"[.\[]", error.param)[0]
     if root in sent:
         return root
     longest_first = sorted(sent, key=len, reverse=True)
