@@ -61,6 +61,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return max(self._position.get(name, 0.0), self._front - self.bound / weight)",
         "0.0 → 1.0",
     ): "all places move by as much",
+    (
+        "haven_vlm.endpoint_faults",
+        'text = body[:200_000].decode("utf-8", "replace")',
+        "200000 → 200001",
+    ): "only the beginning of an error is looked at; this bounds the work on the rest",
     ("haven_vlm.concurrency", "_epoch: int = field(default=0, init=False)", "0 → 1"): _ANY_NUMBER,
     ("haven_vlm.concurrency", "self._epoch += 1", "self._epoch += 1 → self._epoch -= 1"): _ANY_NUMBER,
     ("haven_vlm.concurrency", "self._epoch += 1", "1 → 2"): _ANY_NUMBER,

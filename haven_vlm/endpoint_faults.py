@@ -288,8 +288,7 @@ def _named(error: ErrorText, sent: Collection[str]) -> str | None:
     root = re.split(r"[.\[]", error.param)[0]
     if root in sent:
         return root
-    longest_first = sorted(sent, key=len, reverse=True)
-    names = "|".join(re.escape(name) for name in longest_first if name != SYSTEM_ROLE)
+    names = "|".join(re.escape(name) for name in sent if name != SYSTEM_ROLE)
     if names and (match := re.search(rf"(?<!\w)(?:{names})(?!\w)", error.message)):
         return match.group()
     return None

@@ -260,7 +260,7 @@ def epoch(seconds: float) -> float:
         ({"retry-after": f"{epoch(-40):.0f}"}, 0),
         ({"retry-after": "1000000000000"}, MAX_WAIT_S),
         ({"retry-after": f"{epoch(40) * 1000:.0f}"}, 40),
-        ({"x-ratelimit-reset": "1h"}, 3600),
+        ({"x-ratelimit-reset": "0.5h"}, 1800),
         ({"x-ratelimit-reset": "2h"}, MAX_WAIT_S),
         ({"x-ratelimit-reset": "1m30.5s"}, 90.5),
         ({"x-ratelimit-reset": "120ms"}, 0.12),
