@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
@@ -101,6 +102,11 @@ def count_text(count: int, noun: str) -> str:
         else noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
     )
     return f"{count:,} {plural}"
+
+
+def control_character(text: str) -> str | None:
+    r"""The first character that ends a line or prints nothing, spelled out: '\n', '\x1b'; None: there is none."""
+    return next((ascii(c)[1:-1] for c in text if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
 
 
 def duration_text(seconds: float) -> str:

@@ -18,12 +18,13 @@ from pydantic import (
     Field,
     PlainSerializer,
     SecretStr,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from haven_vlm_utility import Length
+from haven_vlm_utility import Length, control_character
 
 
 def _no_bool(value: object) -> object:
@@ -165,6 +166,17 @@ class TagWords(Section):
     name: str = Field(min_length=1, max_length=200, description="Name as the model shall use it.")
     definition: str = Field("", max_length=2000, description="What the tag means, in a sentence for the model.")
     aliases: tuple[str, ...] = Field((), description="Other words the model may use for it.")
+
+    @field_validator("name", "definition", "aliases", "rename", check_fields=False)
+    @classmethod
+    def _printable(cls, value: str | tuple[str, ...] | None, info: ValidationInfo) -> str | tuple[str, ...] | None:
+        # a name is one line of the question's list, and a name in Stash; a definition becomes one line
+        texts = (value or "",) if not isinstance(value, tuple) else value
+        for text in texts:
+            text = " ".join(text.split()) if info.field_name == "definition" else text
+            if (found := control_character(text)) is not None:
+                raise ValueError(f"only letters, signs and spaces; there is a {found} in it, which must be taken out")
+        return value
 
 
 class TagSettings(TagTuning, TagWords):

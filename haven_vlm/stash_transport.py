@@ -23,6 +23,8 @@ with warnings.catch_warnings():
     import urllib3
 
 CONNECT_TIMEOUT_S = 10.0
+MAX_REPLY_BYTES = 256 * 2**20
+"""Most that is read of one answer, unpacked: ten thousand scenes with all we ask of them are some 50 MB."""
 
 
 class StashTransport:
@@ -55,18 +57,22 @@ class StashTransport:
         """
         url = self.connection.graphql_url
         body = json.dumps({"query": document, "variables": dict(variables)}).encode()
-        with _translated(url):
-            response = self.session.post(
+        with (
+            _translated(url),
+            self.session.post(
                 url,
                 data=body,
                 headers=self.auth_headers(with_cookie=True),
                 timeout=(CONNECT_TIMEOUT_S, self.timeout_s),
-                allow_redirects=False,
-            )
+                allow_redirects=False,  # the key, a header of its own, would go along to wherever it leads
+                stream=True,
+            ) as response,
+        ):
+            answer = _bounded(response, url)
         self._take_cookie(response)
         reply = None
         with contextlib.suppress(ValueError, RecursionError):
-            reply = read_reply(json.loads(response.content))
+            reply = read_reply(json.loads(answer))
         if response.status_code == 200:
             if reply is None and not self.met:
                 raise StashRefused(f"{url} answers, but not as Stash does; is that Stash's address?")
@@ -80,7 +86,7 @@ class StashTransport:
             response.reason or "",
             url=url,
             has_key=bool(self.api_key),
-            detail=_first_line(response),
+            detail=_first_line(response, answer),
         )
 
     def auth_headers(self, *, with_cookie: bool = False) -> dict[str, str]:
@@ -157,10 +163,26 @@ def _translated(url: str) -> Iterator[None]:
         raise StashRefused(f"cannot ask {url}: {type(exc).__name__}") from exc
 
 
-def _first_line(response: requests.Response) -> str:
+def _bounded(response: requests.Response, url: str) -> bytes:
+    """The body, as far as it is no longer than an answer of Stash can be.
+
+    Raises:
+        StashRefused: it is longer.
+    """
+    parts: list[bytes] = []
+    size = 0
+    for part in response.iter_content(2**16):
+        size += len(part)
+        if size > MAX_REPLY_BYTES:
+            raise StashRefused(f"{url} answers with more than {MAX_REPLY_BYTES // 2**20} MB; is that Stash's address?")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _first_line(response: requests.Response, answer: bytes) -> str:
     if "text/plain" not in response.headers.get("Content-Type", ""):
         return ""
-    return " ".join(response.content[:300].decode("utf-8", "replace").split())
+    return " ".join(answer[:300].decode("utf-8", "replace").split())
 
 
 class Silence:

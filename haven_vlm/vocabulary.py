@@ -12,6 +12,7 @@ from haven_vlm.errors import ConfigError
 from haven_vlm.facts import TagRef
 from haven_vlm.settings import Settings
 from haven_vlm.stash_ports import TagTree
+from haven_vlm_utility import control_character
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +52,16 @@ async def with_vocabulary(settings: Settings, tree: TagTree) -> Settings:
 
 def vocabulary_of(tags: Sequence[TagRef], settings: Settings) -> dict[str, Any]:
     """Tags of Stash → `tag_list` and `implications`, the user's own implications kept. Siblings stand together."""
-    usable = [tag for tag in tags if len(tag.name.strip()) <= _LONGEST_NAME]
+    usable = []
     for tag in tags:
         if len(tag.name.strip()) > _LONGEST_NAME:
             log.warning("The tag “%s…” is not looked for: its name is too long for a question.", tag.name[:40])
+        elif (found := control_character(tag.name.strip())) is not None:
+            log.warning(
+                "The tag “%s” is not looked for: there is a %s in its name. Rename it in Stash.", tag.name, found
+            )
+        else:
+            usable.append(tag)
     names = {tag.id: tag.name for tag in usable}
     implied = {
         tag.name: tuple(names[parent] for parent in tag.parent_ids if parent in names)
@@ -67,13 +74,17 @@ def vocabulary_of(tags: Sequence[TagRef], settings: Settings) -> dict[str, Any]:
         "tag_list": [
             {
                 "name": tag.name,
-                "definition": " ".join(tag.description.split())[:_LONGEST_DEFINITION],
-                "aliases": [alias for alias in tag.aliases if alias.strip()],
+                "definition": _printable(tag.description)[:_LONGEST_DEFINITION],
+                "aliases": [alias for alias in tag.aliases if alias.strip() and not control_character(alias.strip())],
             }
             for tag in sorted(usable, key=lambda tag: (min(tag.parent_ids, default="", key=_number), _fold(tag.name)))
         ],
         "implications": implied,
     }
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in " ".join(text.split()) if control_character(c) is None)
 
 
 def _is_ours(tag: TagRef, settings: Settings) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,27 @@ def test_a_typing_mistake_in_the_capitals_is_told(tmp_path: Path, monkeypatch: p
 )
 def test_bad_input_gets_a_clear_sentence(tmp_path: Path, yaml: str, said: str) -> None:
     assert said in mistakes(tmp_path, yaml=yaml)
+
+
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ({"name": "Foul\n- Fake: x"}, r"there is a \n in it"),
+        ("Foul\x1b[2J", r"there is a \x1b in it"),
+        ({"name": "Foul", "rename": "Foul\u2028Fake"}, r"there is a \u2028 in it"),
+        ({"name": "Foul", "aliases": ["Push", "Hold\x00"]}, r"there is a \x00 in it"),
+        ({"name": "Foul", "definition": "Contact\x1b[2J"}, r"there is a \x1b in it"),
+    ],
+)
+def test_a_tag_is_one_line_of_what_can_be_printed(tmp_path: Path, tag: object, said: str) -> None:
+    """As its name stands in the question, it could else add entries to the list."""
+    found = mistakes(tmp_path, yaml=json.dumps({"tag_list": [tag, "Dunk"]}))
+    assert said in found and "tag_list" in found
+
+
+def test_a_definition_may_be_written_over_several_lines(tmp_path: Path) -> None:
+    made = load(tmp_path, yaml='tag_list: [Dunk, {name: Foul, definition: "Contact.\\nOr worse.\\tÖ👩‍🚀"}]\n')
+    assert made.settings.tag_list[1].definition.startswith("Contact.\nOr")
 
 
 @pytest.mark.parametrize("bare", ["localhost:1234", "192.168.1.20:1234/v1", "gpu.example weight=2", "nas:8080"])

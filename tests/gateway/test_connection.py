@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import shutil
@@ -385,6 +386,30 @@ def test_an_address_that_is_none_is_told() -> None:
     with pytest.raises(StashRefused, match="cannot ask"), client(StashConnection.from_url("http://nas..local"), clock):
         pass
     assert clock.slept == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_takes_neither_key_nor_cookie_along(status: int) -> None:
+    with tiny_server() as elsewhere:
+        away = {"Location": f"http://127.0.0.1:{elsewhere.port}/graphql"}
+        with tiny_server(lambda _body: (status, away, b"")) as tiny:
+            at = StashConnection.from_url(f"http://127.0.0.1:{tiny.port}", api_key="key-of-stash")
+            with pytest.raises(StashUnauthorized, match="leads elsewhere"), client(at):
+                pass
+            assert tiny.headers[0]["ApiKey"] == "key-of-stash"
+        assert elsewhere.paths == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    """Counted after unpacking; Stash's real answers are far below the limit."""
+    monkeypatch.setattr("haven_vlm.stash_transport.MAX_REPLY_BYTES", 2**20)
+    body = b'{"data": "' + b"x" * 2**21 + b'"}'
+    answer = (200, {"Content-Encoding": "gzip"}, gzip.compress(body)) if packed else (200, {}, body)
+    with tiny_server(lambda _body: answer) as tiny:
+        at = StashConnection.from_url(f"http://127.0.0.1:{tiny.port}")
+        with pytest.raises(StashRefused, match="answers with more than 1 MB"), client(at):
+            pass
 
 
 # --- patience -------------------------------------------------------------------------------------------------

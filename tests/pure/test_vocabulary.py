@@ -84,6 +84,15 @@ async def test_a_name_too_long_for_a_question_is_left_out_and_said(caplog: pytes
         await with_vocabulary(settings(), Tree(BALL, essay))
 
 
+async def test_what_cannot_be_printed_does_not_come_along(caplog: pytest.LogCaptureFixture) -> None:
+    two_lines = TagRef("14", "Foul\n- Fake: x", (), "", ("10",))
+    odd = TagRef("15", "Dunk", ("Slam\x1b[2J", "Jam"), "Through\x00 the\nhoop", ("10",))
+    made = await with_vocabulary(settings(), Tree(BALL, FOUL, two_lines, odd))
+    assert [t.name for t in made.tag_list] == ["Dunk", "Foul"]
+    assert (made.tag_list[0].definition, made.tag_list[0].aliases) == ("Through the hoop", ("Jam",))
+    assert r"is not looked for: there is a \n in it" in caplog.text
+
+
 async def test_groups_of_other_tags_are_refused() -> None:
     with pytest.raises(ConfigError, match="“Rebound” is not in tag_list"):
         await with_vocabulary(settings(exclusive_groups=[["Foul", "Rebound"]]), Tree(BALL, FOUL))

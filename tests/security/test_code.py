@@ -79,12 +79,27 @@ def test_other_programs_are_started_in_few_places_only_and_never_by_a_text() -> 
     assert asked == {"haven_vlm/vlm_engine.py": "asyncio.create_subprocess_exec"}
 
 
-def test_everything_read_from_the_network_is_bounded() -> None:
-    """No module that fetches reads a body in one go, without a limit."""
-    for name in ("endpoint_transport", "fetching"):
-        source = (ROOT / "haven_vlm" / f"{name}.py").read_text(encoding="utf-8")
-        whole = [
-            text for text, _ in calls(ast.parse(source)) if text in ("response.read", "response.json", "response.text")
-        ]
-        assert whole == [], name
-        assert "allow_redirects=False" in source
+WHOLE = {
+    "endpoint_transport": {"read", "json", "text"},
+    "fetching": {"read", "json", "text"},
+    "stash_transport": {"content", "json", "text"},
+}
+"""Module that fetches → what gives it a body in one go, however long: of aiohttp's responses, or of those of requests."""
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_everything_read_from_the_network_is_bounded(name: str) -> None:
+    """A limit, and no redirect, in every module that fetches."""
+    tree = ast.parse((ROOT / "haven_vlm" / f"{name}.py").read_text(encoding="utf-8"))
+    members = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not members & {f"response.{member}" for member in WHOLE[name]}
+    asking = [call for text, call in calls(tree) if text.startswith(("self.session.", "session."))]
+    asking = [call for call in asking if isinstance(call.func, ast.Attribute) and call.func.attr in ASKING]
+    assert asking
+    for call in asking:
+        said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert said.get("allow_redirects") == "False"
+        assert name != "stash_transport" or said.get("stream") == "True"
+
+
+ASKING = {"get", "post", "request"}
