@@ -84,7 +84,7 @@ WHOLE = {
     "fetching": {"read", "json", "text"},
     "stash_transport": {"content", "json", "text"},
 }
-"""Module that fetches → what gives it a body in one go, however long: of aiohttp's responses, or of those of requests."""
+"""Module that fetches → what gives it a body in one go, however long: of aiohttp's responses, or of requests'."""
 
 
 @pytest.mark.parametrize("name", WHOLE)
