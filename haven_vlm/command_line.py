@@ -114,7 +114,8 @@ class _Parser(argparse.ArgumentParser):
 def _version() -> str:
     """Of the plugin, as its manifest says, and of what it runs on."""
     manifest = Path(__file__).resolve().parent.parent / "ahavenvlmconnector.yml"
-    found = re.search(r"^version: *(\S+)", manifest.read_text(encoding="utf-8"), re.M)
+    text = manifest.read_text(encoding="utf-8") if manifest.is_file() else ""  # somebody may have copied the code alone
+    found = re.search(r"^version: *(\S+)", text, re.M)
     return f"A Haven VLM Connector {found[1] if found else '?'} (Python {platform.python_version()})"
 
 
