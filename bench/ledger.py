@@ -154,7 +154,7 @@ async def main(total: int, folder: Path) -> None:
     scenes = total // FRAMES
     done = 0
     print(f"{'answers':>12} {'size':>10} {'a frame':>9} {'open':>9} {'look-up':>9}")
-    for goal in (scenes // 100, scenes // 10, scenes):
+    for goal in sorted({max(1, scenes // 100), max(1, scenes // 10), scenes}):
         seconds = await fill(path, done, goal - done)
         rate = (goal - done) * FRAMES / seconds
         done = goal
