@@ -34,7 +34,7 @@ LONG_SHOT = 8
 LONG_SHOT_MS = 16_000
 
 FLASH_MS = 1000
-"""A shot that is shorter than this, and than half the interval, gets no look of its own."""
+"""A shot gets no look of its own if less than this, and than half the interval, lies behind the margin of its cut."""
 
 EVEN_STEPS = (32, 8, 2)
 """With a limit of time, every so many fixed moments are looked at first, then so many, and so on."""
