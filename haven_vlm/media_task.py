@@ -60,8 +60,9 @@ async def work_on_media(context: TaskContext, kinds: Sequence[Kind], *, write: b
         nothing = _nothing_to_do(context, mark, marks, kinds, write=write)
         return TaskResult("\n".join([nothing, *context.journal.notices, *lines]), ok=True)
     context.progress.media(selected - len(missing))
-    log.info("To look at: %s", ", ".join(count_text(len(some), str(kind)) for kind, some in ids.items() if some))
-    if not recall and any(ids.values()):
+    if there := [count_text(len(some), str(kind)) for kind, some in ids.items() if some]:
+        log.info("To look at: %s", ", ".join(there))
+    if not recall and there:
         await context.pool.prepared()  # which models will answer decides which answers are known already
     vr_tag_id = await vr_tag_id_of(context.gateway) if ids.get(Kind.SCENE) else ""
     results = [WorkResult(missing, "")]

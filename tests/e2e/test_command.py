@@ -115,7 +115,8 @@ def test_what_was_named_and_is_not_there_is_no_success(one: Rig) -> None:
     assert {m["id"]: m["status"] for m in body["report"]["media"]} == {str(scene): "tagged", "999": "failed"}
     assert "scene 999: failed" in err
     one.assert_true(scene)
-    out, _, code = run(one, "tag_images", "--ids", "999")
+    out, err, code = run(one, "tag_images", "--ids", "999")
+    assert "To look at" not in err
     assert code == 1 and "1 image: there is no such image in Stash" in out
 
 
