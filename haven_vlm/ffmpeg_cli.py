@@ -7,6 +7,7 @@ before the wanted time is decoded, and the last picture up to it taken.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from PIL import Image
 from haven_vlm.errors import MediaUnreadable
 from haven_vlm.facts import Frame, Glimpse, VideoInfo
 from haven_vlm.location import PLAYLISTS
+from haven_vlm.other_programs import bare
 from haven_vlm.picture import Preparation, fitted, frame_from_image
 
 CALL_TIMEOUT_S = 60.0
@@ -169,7 +171,9 @@ class CliSource:
     def _call(self, *command: str) -> subprocess.CompletedProcess[bytes]:
         self._step()
         try:
-            return subprocess.run(command, capture_output=True, timeout=CALL_TIMEOUT_S, check=False)
+            return subprocess.run(
+                command, capture_output=True, timeout=CALL_TIMEOUT_S, env=bare(os.environ), check=False
+            )
         except (subprocess.TimeoutExpired, OSError):
             return subprocess.CompletedProcess(command, 1, b"", b"")
 

@@ -7,12 +7,15 @@ import gzip
 import os
 import shutil
 import stat
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import av
 import pytest
 
 from haven_vlm.endpoint_transport import MAX_REPLY_BYTES, Transport
@@ -41,7 +44,7 @@ class _Recorder(BaseHTTPRequestHandler):
     body: bytes
 
     def do_GET(self) -> None:
-        self.seen.append(self.path)
+        self.seen.append(" ".join(filter(None, (self.path, self.headers["Cookie"]))))
         self.send_response(self.status)
         for name, value in self.answer.items():
             self.send_header(name, value)
@@ -57,7 +60,7 @@ class _Recorder(BaseHTTPRequestHandler):
 def recorder(
     *, status: int = 200, answer: dict[str, str] | None = None, body: bytes = b""
 ) -> Iterator[tuple[str, list[str]]]:
-    """A web server on loopback; yields its address and the paths it was asked for."""
+    """A web server on loopback; yields its address and the paths it was asked for, each with its cookie."""
     seen: list[str] = []
     kind = type("R", (_Recorder,), {"seen": seen, "status": status, "answer": answer or {}, "body": body})
     with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
@@ -109,6 +112,16 @@ async def test_a_file_larger_than_allowed_is_not_fetched_whole() -> None:
                 await fetch(f"{stash}/image/1/image", {}, limit_bytes=1_000_000)
 
 
+async def test_no_cookie_of_an_answer_is_sent_with_the_next_request() -> None:
+    """The caller sends the login that holds now; an older one would stand before it."""
+    with recorder(answer={"Set-Cookie": "session=of-yesterday"}, body=b"x") as (stash, asked):
+        async with http_fetch() as fetch:
+            for _ in range(2):
+                # by name, for cookies of bare addresses are kept by nobody
+                await fetch(stash.replace("127.0.0.1", "localhost"), {"Cookie": "session=of-today"}, limit_bytes=10)
+        assert asked == ["/ session=of-today"] * 2
+
+
 async def test_an_answer_that_unpacks_to_too_much_is_cut_off() -> None:
     packed = gzip.compress(bytes(8 * MAX_REPLY_BYTES))
 
@@ -153,6 +166,64 @@ def test_a_playlist_of_files_of_this_machine_is_refused(tmp_path: Path) -> None:
     file.write_text(PLAYLIST.format(url="private.ts"), encoding="utf-8")
     with pytest.raises(MediaUnreadable, match="is a playlist"):
         open_container(Location(str(file)), (5.0, 5.0))
+
+
+def test_pyav_is_told_that_only_files_may_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg's own list for files is wider, and grows with its releases."""
+    path = odd_files.write(tmp_path / "match.mp4", [0, 200, 400])
+    real, asked = av.open, []
+
+    def spy(target: str, **options: Any) -> Any:
+        asked.append((target, options["container_options"]["protocol_whitelist"]))
+        return real(target, **options)
+
+    monkeypatch.setattr(av, "open", spy)
+    open_container(Location(str(path)), (5.0, 5.0)).close()
+    assert asked == [(f"file:{path}", "file")]
+
+
+@pytest.mark.skipif(not ffmpeg_is_here(), reason="no ffmpeg on this machine")
+def test_so_is_the_ffmpeg_program_in_each_call_and_it_prints_only_so_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = odd_files.write(tmp_path / "match.mp4", [n * 40 for n in range(50)])
+    monkeypatch.setattr("haven_vlm.ffmpeg_cli.MAX_OUTPUT_BYTES", 10**6)
+    monkeypatch.setenv("COACH", "sk-0123456789abcdef")
+    real, calls = subprocess.run, []
+
+    def spy(line: Sequence[str], **options: Any) -> Any:
+        done = real(line, **options)
+        calls.append((list(line), options, len(done.stdout)))
+        return done
+
+    monkeypatch.setattr(subprocess, "run", spy)
+    with CliSource(str(path), Preparation()) as source:
+        assert list(source.frames([1900])) == []  # its fifty pictures would be 34 MB
+        assert source.measure() > 1900
+    assert [line[0] for line, _, _ in calls] == ["ffprobe", "ffmpeg", "ffprobe"]
+    for line, options, printed in calls:
+        whitelist = line.index("-protocol_whitelist")
+        assert line[whitelist + 1] == "file,pipe" and whitelist < line.index(f"file:{path}")
+        assert str(path) not in line
+        assert printed < 4 * 10**6
+        assert "COACH" not in options["env"]
+
+
+@pytest.mark.parametrize("reads", ["av", "ffmpeg"])
+@pytest.mark.parametrize("name", ["concat:a|b.mp4", "-i.mp4", "-y", "pipe:0", "http:.mp4", "image%03d.mp4"])
+def test_a_bare_name_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reads: str) -> None:
+    """Nothing stands before it: the name alone could be a protocol or an option."""
+    if reads == "ffmpeg" and not ffmpeg_is_here():
+        pytest.skip("no ffmpeg on this machine")
+    monkeypatch.chdir(tmp_path)
+    try:
+        odd_files.write(tmp_path / "film.mp4", [0, 200, 400]).rename(tmp_path / name)
+    except OSError:
+        pytest.skip("no file can have this name here")
+    opened = open_video([Location(name)], Preparation()) if reads == "av" else CliSource(name, Preparation())
+    with opened as source:
+        assert isinstance(source, CliSource) == (reads == "ffmpeg")
+        assert len(list(source.frames([200]))) == 1
 
 
 @pytest.mark.skipif(not ffmpeg_is_here(), reason="no ffmpeg on this machine")
