@@ -29,7 +29,7 @@ _SELECT = (
 _OPEN = "collected_in = '' AND verdict IN ('rejected', 'moved')"
 
 _INSERT = (
-    f"INSERT INTO corrections ({_COLUMNS}) VALUES ({', '.join('?' * 15)})"
+    f"INSERT INTO corrections ({_COLUMNS}) VALUES ({', '.join('?' * 15)})"  # nosec B608 # names of our own; values are parameters
     " ON CONFLICT (kind, medium_id, tag_id, verdict, before_start_ms, before_end_ms, after_start_ms, after_end_ms)"
     " DO UPDATE SET noted_at = max(noted_at, excluded.noted_at), run_id = coalesce(run_id, excluded.run_id),"
     " tag = iif(tag = '', excluded.tag, tag), identity = iif(identity = '', excluded.identity, identity),"
@@ -131,7 +131,7 @@ class CorrectionStore:
     ) -> list[tuple[Kind, str]]:
         """Media with rejections or moves that no collection holds yet, in pages: `after` is the last one before."""
         query = (
-            f"SELECT DISTINCT kind, medium_id FROM corrections WHERE {_OPEN} AND (kind, medium_id) > (?, ?)"
+            f"SELECT DISTINCT kind, medium_id FROM corrections WHERE {_OPEN} AND (kind, medium_id) > (?, ?)"  # nosec B608 # names of our own; values are parameters
             " ORDER BY kind, medium_id LIMIT ?"
         )
         kind, medium_id = after or ("", "")

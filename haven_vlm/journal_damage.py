@@ -161,7 +161,7 @@ def probe(connection: sqlite3.Connection) -> None:
     for name, (_, keys) in tables(connection).items():
         for direction in ("ASC", "DESC"):
             order = ", ".join(f'"{key}" {direction}' for key in keys)
-            connection.execute(f'SELECT * FROM "{name}" ORDER BY {order} LIMIT 1').fetchone()
+            connection.execute(f'SELECT * FROM "{name}" ORDER BY {order} LIMIT 1').fetchone()  # nosec B608 # names of our own; values are parameters
     last = connection.execute("SELECT max(id) FROM series").fetchone()[0] or 0
     for number in range(1, _PROBES):
         connection.execute(
@@ -254,7 +254,7 @@ def _copy(
     listed = ", ".join(f'"{column}"' for column in columns)
     order = ", ".join(f'"{key}" {direction}' for key in keys)
     insert = f'INSERT OR IGNORE INTO "{name}" ({listed}) VALUES ({", ".join("?" * len(columns))})'
-    for rows in _readable(old, f'SELECT {listed} FROM "{name}" ORDER BY {order}'):
+    for rows in _readable(old, f'SELECT {listed} FROM "{name}" ORDER BY {order}'):  # nosec B608 # names of our own; values are parameters
         new.execute("BEGIN IMMEDIATE")
         try:
             new.executemany(insert, rows)
@@ -288,4 +288,4 @@ def _complete(old: sqlite3.Connection, new: sqlite3.Connection, name: str) -> bo
 
 
 def _count(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0])
+    return int(connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0])  # nosec B608 # names of our own; values are parameters

@@ -81,7 +81,7 @@ class OwnershipStore:
     async def markers(self) -> dict[str, Marker]:
         """All markers of ours, by id, as they stood when we last had a hand in them."""
         columns = "marker_id, scene_id, title, start_ms, end_ms, primary_tag_id, tag_ids"
-        rows = await self._file.read(lambda db: db.execute(f"SELECT {columns} FROM owned_markers").fetchall())
+        rows = await self._file.read(lambda db: db.execute(f"SELECT {columns} FROM owned_markers").fetchall())  # nosec B608 # names of our own; values are parameters
         return {row[0]: _marker([*row[:6], json.loads(row[6])]) for row in rows}
 
     async def origins(self, marker_ids: Collection[str]) -> dict[str, OwnedMarker]:
@@ -226,7 +226,7 @@ class OwnershipStore:
     async def corrected_tags(self) -> set[str]:
         """Ids of tags that a correction of the user refers to."""
         tables = ("rejected_tags", "rejected_spans", "corrections")
-        query = " UNION ".join(f"SELECT tag_id FROM {table}" for table in tables)
+        query = " UNION ".join(f"SELECT tag_id FROM {table}" for table in tables)  # nosec B608 # names of our own; values are parameters
         return {row[0] for row in await self._file.read(lambda db: db.execute(query).fetchall())}
 
 
@@ -237,11 +237,11 @@ def _record(db: sqlite3.Connection, kind: Kind, medium_id: str, marker_ids: Coll
     rows: list[Any] = []
     spans: list[RejectedSpan] = []
     if kind is Kind.SCENE:
-        rows = db.execute(f"SELECT {columns} FROM owned_markers WHERE scene_id = ?", (medium_id,)).fetchall()
+        rows = db.execute(f"SELECT {columns} FROM owned_markers WHERE scene_id = ?", (medium_id,)).fetchall()  # nosec B608 # names of our own; values are parameters
         known = {row[0] for row in rows}
         for marker_id in marker_ids:
             if marker_id not in known:
-                rows += db.execute(f"SELECT {columns} FROM owned_markers WHERE marker_id = ?", (marker_id,)).fetchall()
+                rows += db.execute(f"SELECT {columns} FROM owned_markers WHERE marker_id = ?", (marker_id,)).fetchall()  # nosec B608 # names of our own; values are parameters
         query = "SELECT tag_id, start_ms, end_ms FROM rejected_spans WHERE scene_id = ?"
         spans = [RejectedSpan(*row) for row in db.execute(query, (medium_id,))]
     markers = {
@@ -262,7 +262,7 @@ def _origins(db: sqlite3.Connection, marker_ids: Collection[str]) -> dict[str, O
     columns = "marker_id, scene_id, title, start_ms, end_ms, primary_tag_id, tag_ids, run_id"
     created = "SELECT marker, owner_run FROM effects WHERE object_id = ? AND change = 'marker_created' ORDER BY id DESC"
     for marker_id in marker_ids:
-        row = db.execute(f"SELECT {columns} FROM owned_markers WHERE marker_id = ?", (marker_id,)).fetchone()
+        row = db.execute(f"SELECT {columns} FROM owned_markers WHERE marker_id = ?", (marker_id,)).fetchone()  # nosec B608 # names of our own; values are parameters
         if row is not None:
             found[marker_id] = OwnedMarker(_marker([*row[:6], json.loads(row[6])]), row[7])
         elif (row := db.execute(created, (marker_id,)).fetchone()) is not None and row[0]:

@@ -99,7 +99,7 @@ class RunBook:
         return await self._file.write(find)
 
     def _read(self, db: sqlite3.Connection, clause: str, values: tuple[object, ...]) -> list[Run]:
-        rows = db.execute(f"SELECT id, token, mode, started_at, ended_at, result FROM runs {clause}", values)
+        rows = db.execute(f"SELECT id, token, mode, started_at, ended_at, result FROM runs {clause}", values)  # nosec B608 # names of our own; values are parameters
         return [
             Run(run, mode, start, end, result or "", end is None and self._alive(token))
             for run, token, mode, start, end, result in rows.fetchall()

@@ -127,8 +127,10 @@ def test_the_checks_include_them_and_the_workflow_is_strict() -> None:
 def test_bandit_finds_what_it_must_with_our_settings(tmp_path: Path) -> None:
     file = tmp_path / "bad.py"
     file.write_text(
-        "import hashlib, subprocess\nsubprocess.run('/x', shell=True)\nhashlib.md5(b'')\n", encoding="utf-8"
+        "import hashlib, subprocess\nsubprocess.run('/x', shell=True)\nhashlib.md5(b'')\n"
+        "def rows(db, name):\n    return db.execute(f'SELECT * FROM tags WHERE name = {name}')\n",
+        encoding="utf-8",
     )
     line = [sys.executable, "-m", "bandit", "-q", "-c", "pyproject.toml", "-f", "json", str(file)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, timeout=120, check=False)
-    assert {"B602", "B324"} <= {r["test_id"] for r in json.loads(done.stdout)["results"]}
+    assert {"B602", "B324", "B608"} <= {r["test_id"] for r in json.loads(done.stdout)["results"]}
