@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 import haven_vlm_config as config
 from docs.trouble import trouble_page
+from haven_vlm.setting_layers import PAGE_KEYS
 from haven_vlm.settings import EndpointSettings, Section, Settings, TagSettings, VlmEngineSettings
 
 DOCS = Path(__file__).resolve().parent
@@ -60,7 +61,7 @@ def settings_page() -> str:
     parts += ["\n## A tag\n\nA name alone will do. A mapping can hold:\n\n", *_table(TagSettings, {}), "\n"]
     parts += ["## vlm_engine\n\nFor `engine: vlm-engine`; see [vlm-engine](vlm-engine.md).\n\n"]
     parts += [*_table(VlmEngineSettings, {}), "\n"]
-    parts.append(_PAGE.format(keys=", ".join(f"`{key}`" for key in config.PAGE_KEYS)))
+    parts.append(_PAGE.format(keys=", ".join(f"`{key}`" for key in PAGE_KEYS)))
     return "".join(parts)
 
 

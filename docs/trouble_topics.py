@@ -89,7 +89,7 @@ A mistake is named with its key and the place it came from; all of them at once.
 `haven_vlm_config.py`, `haven_vlm_config.yaml`, Stash's settings page, the arguments of a task. All keys:
 [settings](settings.md).
 """,
-        "settings* haven_vlm_config haven_vlm_utility proposal* vocabulary*",
+        "settings* setting_* haven_vlm_config haven_vlm_utility proposal* vocabulary*",
         (
             Case(
                 "The tags to look for",

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         shots sampling timeline resilience budget concurrency stations confidence framing tone privacy endpoint_faults
         corrections collection ownership undo_plan lanes report_html agreement reviewed marker_search yaml_edit tuning
         tuning_text evaluating examples selection slicing vocabulary task_options together stash_address stash_faults
-        stash_queries""",
+        stash_queries setting_texts setting_layers""",
     ),
     (
         "adapters",

@@ -11,7 +11,8 @@ import yaml as yaml_module
 
 import haven_vlm_config as config
 from haven_vlm.errors import ConfigError
-from haven_vlm_config import LoadedSettings, check_arguments, load_settings
+from haven_vlm.setting_layers import ARGUMENTS_LAYER, DEFAULTS_LAYER, PAGE_KEYS, PAGE_LAYER, LoadedSettings
+from haven_vlm_config import check_arguments, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -57,13 +58,13 @@ def test_the_shipped_examples_are_known_as_such_until_somebody_says_what_to_look
 @pytest.mark.parametrize(
     ("layers", "interval", "origin"),
     [
-        ({}, 2.0, config.DEFAULTS_LAYER),
+        ({}, 2.0, DEFAULTS_LAYER),
         ({"yaml": "video_frame_interval: 3"}, 3.0, "yaml"),
-        ({"yaml": "video_frame_interval: 3", "page": {"video_frame_interval": "4"}}, 4.0, config.PAGE_LAYER),
+        ({"yaml": "video_frame_interval: 3", "page": {"video_frame_interval": "4"}}, 4.0, PAGE_LAYER),
         (
             {"page": {"video_frame_interval": "4"}, "arguments": {"video_frame_interval": "5s"}},
             5.0,
-            config.ARGUMENTS_LAYER,
+            ARGUMENTS_LAYER,
         ),
     ],
 )
@@ -316,7 +317,7 @@ def test_the_words_of_the_endpoint_line_are_those_the_manifest_and_the_docs_name
 
 def test_the_pages_keys_are_those_of_the_manifest() -> None:
     manifest = yaml_module.safe_load((ROOT / "ahavenvlmconnector.yml").read_text(encoding="utf-8"))
-    assert set(manifest["settings"]) == set(config.PAGE_KEYS)
+    assert set(manifest["settings"]) == set(PAGE_KEYS)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from docs.sentences import sentences
 from docs.trouble import by_case, files, said_in, topic_of, trouble_page
 from docs.trouble_topics import OTHER, TOPICS
 from haven_vlm.command_line import parser
-from haven_vlm_config import Layer, default_values, merge
+from haven_vlm.setting_layers import Layer, merge
+from haven_vlm_config import default_values
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

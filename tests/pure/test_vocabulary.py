@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from haven_vlm.errors import ConfigError
 from haven_vlm.facts import Answer, Outcome, Sample, TagRef, Term
+from haven_vlm.setting_layers import Layer, merge
 from haven_vlm.settings import Settings
 from haven_vlm.slicing import joined, slices
 from haven_vlm.vocabulary import with_vocabulary
-from haven_vlm_config import Layer, default_values, merge
+from haven_vlm_config import default_values
 
 ENDPOINTS = {"endpoints": [{"base_url": "http://localhost:1/v1"}]}
 BALL = TagRef("10", "Basketball")
