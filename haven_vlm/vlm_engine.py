@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 300.0
 """A package that neither asks nor tells for so long, while no question of it is open, hangs."""
 
+ENDING_S = 10.0
+"""So long a process that has closed its output may take to end."""
+
 AT_ONCE = 2
 """Processes of the package at once; each takes some hundred megabytes."""
 
@@ -177,6 +180,9 @@ class VlmEngine:
             with suppress(BrokenPipeError, ConnectionResetError):
                 await process.stdin.drain()
             last = await self._listen(process, bridge, job)
+            if process.stdout and process.stdout.at_eof():  # so it is ending; to kill it now would lose its exit code
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), ENDING_S)
         finally:
             if process.returncode is None:
                 with suppress(ProcessLookupError):

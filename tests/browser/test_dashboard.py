@@ -132,8 +132,8 @@ def test_nothing_is_asked_while_nobody_looks(site: Site) -> None:
     before = len(page.requests)
     page.virtual_time(30_000)
     assert len(page.requests) == before
-    page.run("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     site.plugin.status(message="somebody looks again")
+    page.run("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     page.wait_text("somebody looks again")
 
 
