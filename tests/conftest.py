@@ -29,7 +29,7 @@ _found: list[str] = []
 _of_processes = pytest.StashKey[Path]()
 """The folder where processes of the tests write what they find."""
 
-note_left_tasks(_found.append)
+note_left_tasks(_found.append, collecting=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

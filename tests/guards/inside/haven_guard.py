@@ -65,15 +65,20 @@ def blocking(found: Found, *folders: Path) -> BlockBuster:
     return guard
 
 
-def note_left_tasks(found: Found) -> None:
-    """Tell of tasks that an event loop is closed with, and of what only the garbage collector would close."""
+def note_left_tasks(found: Found, *, collecting: bool) -> None:
+    """Tell of tasks that an event loop is closed with.
+
+    With `collecting`, what only the garbage collector would close warns then, too; in a process of thousands of loops
+    and a million objects that takes longer than the tests.
+    """
     cancel_all = runners._cancel_all_tasks  # type: ignore[attr-defined]
 
     def noted(loop: AbstractEventLoop) -> None:
         for task in asyncio.all_tasks(loop):
             found(f"task {_told(task)}")
         cancel_all(loop)
-        gc.collect()
+        if collecting:
+            gc.collect()
 
     runners._cancel_all_tasks = noted  # type: ignore[attr-defined]
 
@@ -103,7 +108,7 @@ def watch_this_process(folder: Path) -> None:
             file.write(f"{what}\n")
 
     blocking(written, *{Path(word).resolve().parent for word in sys.orig_argv if word.endswith(".py")}).activate()
-    note_left_tasks(written)
+    note_left_tasks(written, collecting=True)
     complaints = _Complaints(written)
     for name in ("asyncio", "py.warnings", "haven_vlm.stash_log"):
         logging.getLogger(name).addHandler(complaints)
