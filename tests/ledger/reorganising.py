@@ -258,7 +258,7 @@ class Library:
         await running.journal.corrections.collected([f[0] for f in everything if f is not None], "collection")
         # flags come off at the user's word, from their own markers, too
         expected = {i: without(m, self.flag) for i, m in self.markers.items()}
-        # a flag that another ledger's collection took off has left no trace in its marker's own: it is as it was written
+        # a flag that another ledger's collection took off leaves no trace: the marker is as it was written
         told = self.flagged & {*await running.journal.ownership.markers()}
         kept = {} if remove else {i: without(self.stash.stands[i], self.flag) for i in told}
         settled = await keeper.settle(flagged)
